@@ -1,0 +1,1 @@
+"""Floor 2: networks, net(x, t, condition, keep=()) -> Output."""

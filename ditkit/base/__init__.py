@@ -1,0 +1,1 @@
+"""What every other room stands on: errors, keyed randomness, safe files, discovery by module."""

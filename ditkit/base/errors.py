@@ -1,0 +1,27 @@
+"""Errors that a user can mend, worded so that one line is enough."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake in what the user gave: one line naming the value, what was expected and the remedy.
+
+    The command line prints the line and exits with code 2; from Python it is an ordinary ``ValueError``.
+    """
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str | None:
+    """The allowed name most like ``name``, or None when none is alike."""
+    found = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
+    return found[0] if found else None
+
+
+def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:
+    """The error for a name that is not among ``allowed``: says which are, and the nearest one."""
+    allowed = sorted(allowed)
+    close = nearest(name, allowed)
+    hint = f"; did you mean {close!r}?" if close else ""
+    return UserError(f"unknown {kind} {name!r}: expected one of {', '.join(allowed)}{hint}")

@@ -1,0 +1,59 @@
+"""Floor 0: what a sample is conditioned on, and the learned null that stands for nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+NULL_LABEL = -1
+"""The label of a sample without a class: the backbone's learned null (classifier-free guidance, Ho & Salimans 2022)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """The condition of a batch. A field is None where the model has no such condition.
+
+    label: (B,) int64, class indices 0..K-1, or NULL_LABEL for the learned null.
+    """
+
+    label: Tensor | None = None
+
+    def null(self) -> Condition:
+        """The same batch with nothing known about it."""
+        return self.drop(None)
+
+    def drop(self, dropped: Tensor | None) -> Condition:
+        """The condition with the samples where ``dropped`` (B,) bool is true set to null; None drops all."""
+        if self.label is None:
+            return self
+        null = torch.full_like(self.label, NULL_LABEL)
+        return Condition(label=null if dropped is None else torch.where(dropped, null, self.label))
+
+    def __getitem__(self, rows: slice | Tensor) -> Condition:
+        """The condition of some samples of the batch."""
+        return self._map(lambda value: value[rows])
+
+    def to(self, device: torch.device | str) -> Condition:
+        """The same condition on another device."""
+        return self._map(lambda value: value.to(device))
+
+    def _map(self, function) -> Condition:
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return Condition(**{name: None if value is None else function(value) for name, value in values.items()})
+
+
+def cat(conditions: list[Condition]) -> Condition:
+    """Conditions of several batches as one, in order. All must have the same fields set."""
+    names = [f.name for f in dataclasses.fields(Condition)]
+    joined = {}
+    for name in names:
+        values = [getattr(condition, name) for condition in conditions]
+        if all(value is None for value in values):
+            joined[name] = None
+        elif any(value is None for value in values):
+            raise ValueError(f"cannot join conditions: {name!r} is set in some and None in others")
+        else:
+            joined[name] = torch.cat(values)
+    return Condition(**joined)

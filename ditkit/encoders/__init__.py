@@ -1,0 +1,1 @@
+"""Floor 2: frozen networks around the diffusion."""

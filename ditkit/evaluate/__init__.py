@@ -1,0 +1,1 @@
+"""Floor 4: metrics and the feature networks that they live in."""

@@ -1,0 +1,1 @@
+"""Floor 1: layers that backbones are made of."""

@@ -1,0 +1,1 @@
+"""Floor 3: training objectives, (denoiser, batch, draws) -> Loss."""

@@ -1,0 +1,1 @@
+"""Floor 0: the mathematics of the diffusion process (FACTS: conventions, paths, predictions)."""
