@@ -1,4 +1,4 @@
-"""Methods are found by the module that they stand in: a new file in a folder is a new method, with no list to extend."""
+"""Methods are found by the module that they stand in: a new file is a new method, with no list to extend."""
 
 from __future__ import annotations
 

@@ -25,6 +25,6 @@ def generator(seed: int, purpose: str, *index: int) -> torch.Generator:
 def normal_per_sample(
     shape: tuple[int, ...], seed: int, purpose: str, samples: list[int], *index: int, device: torch.device | str = "cpu"
 ) -> torch.Tensor:
-    """Standard normal noise (len(samples), *shape), float32, where row i depends on (seed, purpose, samples[i], index)."""
+    """Standard normal (len(samples), *shape), float32; row i depends on (seed, purpose, samples[i], index) alone."""
     rows = [torch.randn(shape, generator=generator(seed, purpose, sample, *index)) for sample in samples]
     return torch.stack(rows).to(device)

@@ -1,0 +1,75 @@
+"""Floor 1: guidance maps a denoiser to a denoiser.
+
+x0, eps and every other row are linear in one another at given (x_t, t), so guiding (x0, eps) guides them all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from torch import Tensor
+
+from ditkit.condition import Condition
+from ditkit.process.denoiser import Denoise, Denoised, Denoiser
+from ditkit.process.path import Path
+
+
+def extrapolate(null: Denoised, conditional: Denoised, scale: float, channels: int | None = None) -> Denoised:
+    """null + scale (conditional - null), on the first ``channels`` channels or on all (None).
+
+    The remaining channels and the learned variance are the conditional's.
+    """
+
+    def guide(a: Tensor, b: Tensor) -> Tensor:
+        guided = a + scale * (b - a)
+        if channels is not None and channels < b.shape[1]:
+            guided[:, channels:] = b[:, channels:]
+        return guided
+
+    return Denoised(guide(null.x0, conditional.x0), guide(null.eps, conditional.eps), conditional.variance_mix)
+
+
+DIT_CHANNELS = 3
+"""DiT's published numbers guide only the first three of four latent channels: ``ClassifierFree(channels=...)``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierFree:
+    """eps~ = eps_null + s (eps_cond - eps_null), one batched network call (Ho & Salimans 2022, with s = 1 + w).
+
+    scale: s; 1 is no guidance, 0 the unconditional model. channels: None guides all (DIT_CHANNELS for compatibility).
+    """
+
+    denoiser: Denoiser
+    scale: float
+    channels: int | None = None
+    against: Condition | None = None
+    """What to lead away from; None: the learned null."""
+
+    @property
+    def path(self) -> Path:
+        """The path of the denoiser within."""
+        return self.denoiser.path
+
+    def __call__(self, x: Tensor, t: Tensor) -> Denoised:
+        condition = self.denoiser.condition
+        conditional, null = self.denoiser.under([condition, self.against or condition.null()], x, t)
+        return extrapolate(null, conditional, self.scale, self.channels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """Guidance only at times low <= t <= high, the plain model elsewhere (Kynkäänniemi et al. 2024)."""
+
+    guided: Denoise
+    plain: Denoise
+    low: float = 0.0
+    high: float = 1.0
+
+    @property
+    def path(self) -> Path:
+        """The path of the denoisers within."""
+        return self.guided.path
+
+    def __call__(self, x: Tensor, t: Tensor) -> Denoised:
+        return self.guided(x, t) if self.low <= float(t) <= self.high else self.plain(x, t)

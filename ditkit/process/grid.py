@@ -1,0 +1,83 @@
+"""Floor 0: times to train at and times to sample at.
+
+A sampling grid is a float64 vector t_0 > t_1 > ... > t_K = 0 on the CPU; a solver makes K steps.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ditkit.base.errors import UserError
+from ditkit.process.path import Path
+
+
+def uniform_density(u: Tensor, path: Path) -> Tensor:
+    """Training times, float64 (B,), from u (B,) uniform in [0, 1): all times alike, or all of a discrete path's."""
+    if path.steps is None:
+        return u.double()
+    return ((u.double() * path.steps).floor() + 1) / path.steps
+
+
+def respaced_indices(steps: int, spec: str | list[int]) -> list[int]:
+    """The ascending indices of a chain of ``steps`` that a shorter chain visits (Nichol & Dhariwal 2021).
+
+    spec: "" all; "ddimN" a whole stride that gives exactly N; "N" or "N1,N2,..." (or a list) that many from each of
+    as many equal sections, ends included. UserError where the spec does not fit.
+    """
+    if isinstance(spec, str) and spec.startswith("ddim"):
+        return _strided(steps, spec)
+    if spec == "":
+        return list(range(steps))
+    try:
+        counts = [int(part) for part in spec.split(",")] if isinstance(spec, str) else list(spec)
+    except ValueError:
+        raise UserError(f"steps {spec!r}: expected a number (50), sections (10,15,20) or a stride (ddim50)") from None
+    indices: list[int] = []
+    for i, count in enumerate(counts):
+        # the first sections take the remainder
+        size = steps // len(counts) + (i < steps % len(counts))
+        start = sum(steps // len(counts) + (j < steps % len(counts)) for j in range(i))
+        if not 1 <= count <= size:
+            raise UserError(f"steps {spec!r}: cannot take {count} of {size} steps; expected 1 to {size}")
+        stride = (size - 1) / (count - 1) if count > 1 else 1.0
+        position = 0.0
+        for _ in range(count):
+            indices.append(start + round(position))
+            position += stride
+    return sorted(set(indices))
+
+
+def _strided(steps: int, spec: str) -> list[int]:
+    try:
+        wanted = int(spec.removeprefix("ddim"))
+    except ValueError:
+        raise UserError(f"steps {spec!r}: expected ddim followed by a number, such as ddim50") from None
+    for stride in range(1, steps):
+        if len(range(0, steps, stride)) == wanted:
+            return list(range(0, steps, stride))
+    raise UserError(f"steps {spec!r}: no whole stride takes exactly {wanted} of {steps} steps; try {wanted} alone")
+
+
+def chain_grid(path: Path, indices: list[int]) -> Tensor:
+    """The grid through the chain's ascending ``indices``, from the noisiest down to t = 0."""
+    assert path.steps is not None
+    times = (torch.tensor(indices, dtype=torch.float64) + 1) / path.steps
+    return torch.cat([times.flip(0), torch.zeros(1, dtype=torch.float64)])
+
+
+def sampling_grid(path: Path, spec: int | str) -> Tensor:
+    """The grid for ``spec`` steps, (K + 1,) float64 from t = 1 (or the chain's first time) to 0.
+
+    spec: a number of steps, or for discrete paths what respaced_indices takes. One step goes from the noisiest time.
+    """
+    spec = str(spec).strip()
+    if spec.isdecimal() and int(spec) < 1:
+        raise UserError(f"steps {spec}: expected at least 1")
+    if path.steps is None:
+        if not spec.isdecimal():
+            raise UserError(f"steps {spec!r}: the path {path.name!r} is continuous, expected a number")
+        return torch.linspace(1, 0, int(spec) + 1, dtype=torch.float64)
+    if spec.isdecimal() and int(spec) > path.steps:
+        raise UserError(f"steps {spec}: the model was trained with {path.steps} steps; expected 1 to {path.steps}")
+    return chain_grid(path, [path.steps - 1] if spec == "1" else respaced_indices(path.steps, spec))

@@ -1,0 +1,150 @@
+"""Floor 0: paths from data to noise, x_t = alpha(t) x0 + sigma(t) eps, eps ~ N(0, I).
+
+Time runs from data (t = 0) to noise (t = 1). A path is two functions, alpha and sigma, and their derivatives; all else
+is derived from them here, once. Times and coefficients are float64, the images that they multiply are not.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from ditkit.process import betas as schedules
+
+
+def over(coefficient: Tensor, x: Tensor) -> Tensor:
+    """A coefficient, () or (B,) float64, shaped and cast to multiply x (B, ...)."""
+    if coefficient.dim() == 0:
+        return coefficient.to(x.dtype)
+    return coefficient.to(x.device, x.dtype).reshape(-1, *[1] * (x.dim() - 1))
+
+
+class Path(ABC):
+    """A Gaussian path. Subclasses give alpha, sigma and their derivatives at times t, a float64 tensor of any shape."""
+
+    name: str
+    steps: int | None = None
+    """The number of training times of a discrete path, at t = (n + 1) / steps, n = 0..steps-1; None if continuous."""
+
+    @abstractmethod
+    def alpha(self, t: Tensor) -> Tensor:
+        """How much of the image is in x_t."""
+
+    @abstractmethod
+    def sigma(self, t: Tensor) -> Tensor:
+        """How much of the noise is in x_t."""
+
+    @abstractmethod
+    def d_alpha(self, t: Tensor) -> Tensor:
+        """d alpha / dt."""
+
+    @abstractmethod
+    def d_sigma(self, t: Tensor) -> Tensor:
+        """d sigma / dt."""
+
+    def network_time(self, t: Tensor) -> Tensor:
+        """The number that a network sees for time t: 1000 t, the range that sinusoidal embeddings were made for."""
+        return 1000 * t
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """lambda(t) = log(alpha / sigma), half the log signal-to-noise ratio (Lu et al. 2022); +inf where sigma = 0."""
+        return self.alpha(t).log() - self.sigma(t).log()
+
+    def drift(self, t: Tensor) -> Tensor:
+        """f(t) = alpha' / alpha of the forward SDE dx = f x dt + g dw (Song et al. 2021; Kingma et al. 2021)."""
+        return self.d_alpha(t) / self.alpha(t)
+
+    def diffusion_squared(self, t: Tensor) -> Tensor:
+        """g^2(t) = 2 sigma sigma' - 2 f sigma^2 of the forward SDE."""
+        return 2 * self.sigma(t) * self.d_sigma(t) - 2 * self.drift(t) * self.sigma(t) ** 2
+
+    def mix(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """x_t = alpha(t) x0 + sigma(t) eps, with x0, eps (B, ...) and t () or (B,)."""
+        return over(self.alpha(t), x0) * x0 + over(self.sigma(t), eps) * eps
+
+
+class DiscretePath(Path):
+    """The path of a chain q(x_n | x_{n-1}) = N(sqrt(1 - beta_n) x_{n-1}, beta_n I) (Ho et al. 2020).
+
+    Index n = 0..T-1 sits at t = (n + 1) / T; between these times log alpha is linear, so that continuous solvers can
+    stop anywhere. t = 0 is the clean image.
+    """
+
+    name = "betas"
+
+    def __init__(self, betas: Tensor) -> None:
+        """betas: (T,), each in (0, 1)."""
+        betas = betas.double()
+        if betas.dim() != 1 or len(betas) == 0 or not bool(((betas > 0) & (betas <= 1)).all()):
+            raise ValueError(f"betas must be a non-empty vector of numbers in (0, 1], got shape {tuple(betas.shape)}")
+        self.betas = betas
+        self.steps = len(betas)
+        log_alpha = torch.log1p(-betas).cumsum(0) / 2
+        self._log_alpha = torch.cat([torch.zeros(1, dtype=torch.float64), log_alpha])
+
+    def index(self, t: Tensor) -> Tensor:
+        """The chain's index n = T t - 1 at time t, a float: whole at the chain's own times, -1 at t = 0."""
+        n = t.double() * self._steps - 1
+        # (n + 1) / T * T is not always n + 1 in floating point; a network trained on whole indices must see them.
+        return torch.where((n - n.round()).abs() < 1e-9, n.round(), n)
+
+    def network_time(self, t: Tensor) -> Tensor:
+        """The chain's index n, as DDPM and DiT give it to the network; 0 for times below the first."""
+        return self.index(t).clamp(min=0)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self._log_alpha_at(t).exp()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return (-torch.expm1(2 * self._log_alpha_at(t))).sqrt()
+
+    def d_alpha(self, t: Tensor) -> Tensor:
+        left = self._segment(t)
+        table = self._log_alpha.to(t.device)
+        return self.alpha(t) * (table[left + 1] - table[left]) * self._steps
+
+    def d_sigma(self, t: Tensor) -> Tensor:
+        return -self.alpha(t) * self.d_alpha(t) / self.sigma(t)
+
+    @property
+    def _steps(self) -> int:
+        return len(self.betas)
+
+    def _segment(self, t: Tensor) -> Tensor:
+        """The segment (left end) whose inside or right end t is."""
+        return self.index(t).ceil().long().clamp(0, self._steps - 1)
+
+    def _log_alpha_at(self, t: Tensor) -> Tensor:
+        left = self._segment(t)
+        table = self._log_alpha.to(t.device)
+        return torch.lerp(table[left], table[left + 1], self.index(t) + 1 - left)
+
+
+class DDPMLinear(DiscretePath):
+    """Ho et al. 2020: beta linear from 1e-4 to 0.02 over T = 1000 steps, scaled by 1000 / T for another T."""
+
+    name = "ddpm_linear"
+
+    def __init__(self, *, steps: int = 1000) -> None:
+        scale = 1000 / steps
+        super().__init__(schedules.linear(steps, scale * 1e-4, scale * 0.02))
+
+
+class Cosine(DiscretePath):
+    """Nichol & Dhariwal 2021, eq. 17: abar(t) = f(t) / f(0), f = cos^2(((t + s) / (1 + s)) pi / 2), s = 0.008."""
+
+    name = "cosine"
+
+    def __init__(self, *, steps: int = 1000) -> None:
+        super().__init__(schedules.cosine(steps))
+
+
+class ScaledLinear(DiscretePath):
+    """Rombach et al. 2022 (latent diffusion, Stable Diffusion): sqrt(beta) linear, 0.00085 to 0.012."""
+
+    name = "scaled_linear"
+
+    def __init__(self, *, steps: int = 1000, first: float = 0.00085, last: float = 0.012) -> None:
+        super().__init__(schedules.scaled_linear(steps, first, last))
