@@ -20,7 +20,7 @@ Noise = Callable[[int], Tensor]
 
 
 def ddpm_step(chain: Chain, k: int, x: Tensor, said: Denoised, noise: Tensor | None, variance: str) -> Tensor:
-    """x_s ~ N(posterior mean of x0, the variance of the rule); its mean where noise is None (Ho et al. 2020, alg. 2)."""
+    """x_s ~ N(posterior mean, variance of the rule); the mean alone where noise is None (Ho et al. 2020, alg. 2)."""
     step = torch.tensor(k)
     mean = chain.posterior_mean(said.x0, x, step)
     if noise is None:
