@@ -6,12 +6,13 @@ x0, eps and every other row are linear in one another at given (x_t, t), so guid
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 from torch import Tensor
 
 from ditkit.condition import Condition
 from ditkit.process.denoiser import Denoise, Denoised, Denoiser
-from ditkit.process.path import Path
+from ditkit.process.path import Path, over
 
 
 def extrapolate(null: Denoised, conditional: Denoised, scale: float, channels: int | None = None) -> Denoised:
@@ -55,6 +56,34 @@ class ClassifierFree:
         condition = self.denoiser.condition
         conditional, null = self.denoiser.under([condition, self.against or condition.null()], x, t)
         return extrapolate(null, conditional, self.scale, self.channels)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierGuided:
+    """eps~ = eps - sigma w grad log p(y | x_t), and the x0 that goes with it (Dhariwal & Nichol 2021, algorithm 2).
+
+    gradient: (x (B, C, ...), t) -> w grad_x log p(y | x_t), of a classifier trained on noisy images, scaled by w.
+    """
+
+    denoise: Denoise
+    gradient: Callable[[Tensor, Tensor], Tensor]
+
+    @property
+    def path(self) -> Path:
+        """The path of the denoiser within."""
+        return self.denoise.path
+
+    def __call__(self, x: Tensor, t: Tensor) -> Denoised:
+        said = self.denoise(x, t)
+        alpha, sigma = self.path.alpha(t), self.path.sigma(t)
+        eps = said.eps - over(sigma, x) * self.gradient(x, t)
+        x0 = over(1 / alpha, x) * x - over(sigma / alpha, x) * eps
+        return Denoised(x0, eps, said.variance_mix)
+
+
+def shift_mean(mean: Tensor, variance: Tensor, gradient: Tensor) -> Tensor:
+    """mean + Sigma w grad log p(y | x_t): a classifier guides an ancestral step (Dhariwal & Nichol 2021, alg. 1)."""
+    return mean + variance * gradient
 
 
 @dataclasses.dataclass(frozen=True)

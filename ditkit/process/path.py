@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from ditkit.base.errors import UserError
 from ditkit.process import betas as schedules
 
 
@@ -75,10 +76,10 @@ class DiscretePath(Path):
     name = "betas"
 
     def __init__(self, betas: Tensor) -> None:
-        """betas: (T,), each in (0, 1)."""
+        """betas: (T,), each in (0, 1]; a last one of 1 leaves nothing of the image, which an eps row cannot undo."""
         betas = betas.double()
         if betas.dim() != 1 or len(betas) == 0 or not bool(((betas > 0) & (betas <= 1)).all()):
-            raise ValueError(f"betas must be a non-empty vector of numbers in (0, 1], got shape {tuple(betas.shape)}")
+            raise UserError(f"betas {betas.tolist()[:4]}...: expected a non-empty vector of numbers in (0, 1]")
         self.betas = betas
         self.steps = len(betas)
         log_alpha = torch.log1p(-betas).cumsum(0) / 2
@@ -98,7 +99,7 @@ class DiscretePath(Path):
         return self._log_alpha_at(t).exp()
 
     def sigma(self, t: Tensor) -> Tensor:
-        return (-torch.expm1(2 * self._log_alpha_at(t))).sqrt()
+        return torch.expm1(2 * self._log_alpha_at(t)).abs().sqrt()  # abs: +0, not -0, at t = 0
 
     def d_alpha(self, t: Tensor) -> Tensor:
         left = self._segment(t)
@@ -129,6 +130,8 @@ class DDPMLinear(DiscretePath):
 
     def __init__(self, *, steps: int = 1000) -> None:
         scale = 1000 / steps
+        if scale * 0.02 > 1:
+            raise UserError(f"steps {steps}: beta would rise to {scale * 0.02:g}; expected at least 20 steps")
         super().__init__(schedules.linear(steps, scale * 1e-4, scale * 0.02))
 
 
