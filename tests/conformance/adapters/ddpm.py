@@ -1,14 +1,16 @@
-"""Gaussian diffusion as published with DiT: index n = 0..T-1 (the chain's step k = T - 1 - n), foreign names, eps nets."""
+"""Gaussian diffusion as published with DiT: index n = 0..T-1 (our step k = T - 1 - n), foreign names, eps nets."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ditkit.guidance import ClassifierGuided, shift_mean
+from ditkit.backbones.output import Output
+from ditkit.guidance import DIT_CHANNELS, ClassifierGuided, shift_mean
 from ditkit.objectives.loss import Draws
 from ditkit.objectives.matching import hybrid, simple
 from ditkit.objectives.variational import bound, prior_term, variational_term, vlb
@@ -24,18 +26,14 @@ from ditkit.process.gaussian import (
 from ditkit.process.grid import chain_grid, respaced_indices
 from ditkit.process.path import Cosine, DDPMLinear, DiscretePath, over
 from ditkit.process.prediction import X0, Eps, Prediction
-from ditkit.solvers.ancestral import ddim_step, ddpm_moments, ddpm_step
+from ditkit.solvers.ancestral import ddim, ddim_step, ddpm, ddpm_moments, ddpm_step
+from tests.conformance.adapters.dit import condition_of, load_case
+from tests.conformance.adapters.dit_guidance import guided_halves
 from tests.conformance.harness import Case, covers
 
 PATHS: dict[str, type[DDPMLinear] | type[Cosine]] = {"linear": DDPMLinear, "squaredcos_cap_v2": Cosine}
 DIFFUSION_STEPS = 1000
 """The steps of the reference's ``create_diffusion`` where a case names none."""
-
-
-class Recorded(NamedTuple):
-    """What a stand-in for a network returns."""
-
-    prediction: Tensor
 
 
 def path_of(config: dict[str, Any]) -> DiscretePath:
@@ -166,7 +164,7 @@ class Variant(NamedTuple):
 
     def denoiser(self, path: DiscretePath) -> Denoiser:
         """A denoiser whose network says what was recorded."""
-        return Denoiser(lambda x, time, condition: Recorded(self.output), path, self.prediction)
+        return Denoiser(lambda x, time, condition: Output(self.output, {}), path, self.prediction)
 
 
 def fixed_variance(chain: Chain, rule: str, k: Tensor, log_variance: Tensor) -> Tensor:
@@ -258,4 +256,58 @@ def training_losses(case: Case) -> dict[str, Tensor]:
             variant = Variant.of(settings, case.inputs["model_output"])
             losses = losses_of(variant, settings, chain, x0, draws)
             out |= {f"{name}.{kind}{part}": value for part, value in losses.items()}
+    return out
+
+
+@covers("ddpm_bpd")
+def bits_per_dim(case: Case) -> dict[str, Tensor]:
+    path = path_of(case.config)
+    chain = respaced(path, case.config["respacing"])
+    net = load_case(case)
+    denoiser = Denoiser(net, path, Eps(), condition_of(case.inputs["y"], net.num_classes))
+    x0, x_t, noises = (case.inputs[name] for name in ("x_start", "x_t", "noises"))
+    k = step_of(chain, case.inputs["t"])
+    out = {}
+    with torch.no_grad():
+        for kind, denoise in {"clip": clipped(denoiser), "noclip": denoiser}.items():
+            whole = bound(denoise, x0, chain.ts, lambda k: noises[k])
+            out |= {
+                f"vb_terms.{kind}": variational_term(chain, k, denoise(x_t, chain.t[k]), x0, x_t),
+                f"bpd.{kind}.total_bpd": whole.total,
+                f"bpd.{kind}.prior_bpd": whole.prior,
+                f"bpd.{kind}.vb": whole.terms,
+                f"bpd.{kind}.xstart_mse": whole.x0_mse,
+                f"bpd.{kind}.mse": whole.eps_mse,
+            }
+    return out
+
+
+@covers("ddpm_loop_*")
+def loops(case: Case) -> dict[str, Tensor]:
+    config, z = case.config, case.inputs["z"]
+    path = path_of(config)
+    chain = respaced(path, config["respacing"])
+    net = load_case(case)
+    guided = Denoiser(net, path, Eps(), condition_of(case.inputs["y"], net.num_classes))
+
+    def both_halves(x: Tensor, time: Tensor, condition: object) -> Output:
+        t = (time.double() + 1) / len(path.betas)
+        return Output(guided_halves(guided, x, t, config["cfg_scale"], DIT_CHANNELS), {})
+
+    def noise(k: int) -> Tensor:
+        return case.inputs["noises"][k]
+
+    solver = ddpm if config["eta"] is None else functools.partial(ddim, eta=config["eta"])
+    denoiser = Denoiser(both_halves, path, Eps())
+    out = {}
+    with torch.no_grad():
+        for kind, denoise in {"clip": clipped(denoiser), "noclip": denoiser}.items():
+            states = list(solver(denoise, z, chain.ts, noise=noise))
+            out |= {
+                f"{kind}.trajectory": torch.stack([state.x for state in states]),
+                f"{kind}.x_after_step0": states[0].x,
+                f"{kind}.pred_xstart_first": states[0].said.x0,
+                f"{kind}.pred_xstart_last": states[-1].said.x0,
+                f"{kind}.samples": states[-1].x[: len(z) // 2],
+            }
     return out
