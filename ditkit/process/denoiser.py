@@ -97,7 +97,7 @@ class MapX0:
         said = self.denoise(x, t)
         x0 = self.function(said.x0)
         alpha, sigma = self.path.alpha(t), self.path.sigma(t)
-        eps = over(1 / sigma, x) * x - over(alpha / sigma, x0) * x0
+        eps = over(1 / sigma, x) * (x - over(alpha, x0) * x0)
         return Denoised(x0, eps, said.variance_mix)
 
 

@@ -147,6 +147,13 @@ def likelihood_terms(case: Case) -> dict[str, Tensor]:
     }
 
 
+def variance_of(settings: dict[str, bool]) -> str:
+    """The variance rule that ``create_diffusion``'s arguments name."""
+    if settings.get("learn_sigma", True):
+        return "learned"
+    return "posterior" if settings.get("sigma_small") else "beta"
+
+
 class Variant(NamedTuple):
     """The reference's settings of a diffusion, as this project's: row, variance rule, recorded network."""
 
@@ -157,10 +164,8 @@ class Variant(NamedTuple):
     @staticmethod
     def of(settings: dict[str, bool], output: Tensor) -> Variant:
         """From ``create_diffusion``'s arguments and the network's output (B, 2C, ...), its variance half last."""
-        prediction = X0() if settings.get("predict_xstart") else Eps()
-        if settings.get("learn_sigma", True):
-            return Variant(prediction, "learned", output)
-        return Variant(prediction, "posterior" if settings.get("sigma_small") else "beta", output.chunk(2, dim=1)[0])
+        prediction, variance = X0() if settings.get("predict_xstart") else Eps(), variance_of(settings)
+        return Variant(prediction, variance, output if variance == "learned" else output.chunk(2, dim=1)[0])
 
     def denoiser(self, path: DiscretePath) -> Denoiser:
         """A denoiser whose network says what was recorded."""
@@ -266,13 +271,13 @@ def bits_per_dim(case: Case) -> dict[str, Tensor]:
     net = load_case(case)
     denoiser = Denoiser(net, path, Eps(), condition_of(case.inputs["y"], net.num_classes))
     x0, x_t, noises = (case.inputs[name] for name in ("x_start", "x_t", "noises"))
-    k = step_of(chain, case.inputs["t"])
+    k, variance = step_of(chain, case.inputs["t"]), variance_of(case.config["model"])
     out = {}
     with torch.no_grad():
         for kind, denoise in {"clip": clipped(denoiser), "noclip": denoiser}.items():
-            whole = bound(denoise, x0, chain.ts, lambda k: noises[k])
+            whole = bound(denoise, x0, chain.ts, lambda k: noises[k], variance)
             out |= {
-                f"vb_terms.{kind}": variational_term(chain, k, denoise(x_t, chain.t[k]), x0, x_t),
+                f"vb_terms.{kind}": variational_term(chain, k, denoise(x_t, chain.t[k]), x0, x_t, variance),
                 f"bpd.{kind}.total_bpd": whole.total,
                 f"bpd.{kind}.prior_bpd": whole.prior,
                 f"bpd.{kind}.vb": whole.terms,
@@ -297,7 +302,8 @@ def loops(case: Case) -> dict[str, Tensor]:
     def noise(k: int) -> Tensor:
         return case.inputs["noises"][k]
 
-    solver = ddpm if config["eta"] is None else functools.partial(ddim, eta=config["eta"])
+    ancestral = functools.partial(ddpm, variance=variance_of(config["model"]))
+    solver = ancestral if config["eta"] is None else functools.partial(ddim, eta=config["eta"])
     denoiser = Denoiser(both_halves, path, Eps())
     out = {}
     with torch.no_grad():

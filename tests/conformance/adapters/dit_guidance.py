@@ -9,7 +9,7 @@ from ditkit.condition import Condition
 from ditkit.convert.dit import FacebookDiT
 from ditkit.guidance import DIT_CHANNELS, ClassifierFree
 from ditkit.objectives.loss import Draws
-from ditkit.objectives.matching import hybrid
+from ditkit.objectives.matching import hybrid, simple
 from ditkit.process.denoiser import Denoised, Denoiser
 from ditkit.process.path import DDPMLinear
 from ditkit.process.prediction import Eps
@@ -56,12 +56,13 @@ def train_steps(case: Case) -> dict[str, Tensor]:
     net = load_case(case).train()
     average = {name: value.clone() for name, value in net.state_dict().items()}
     optimizer = torch.optim.AdamW(net.parameters(), lr=config["lr"], weight_decay=config["weight_decay"])
+    objective = hybrid if net.learned_variance else simple
     losses = []
     for k in range(config["steps"]):
         x0, eps, n, label, u = (case.inputs[name][k] for name in ("x", "noise", "t", "y", "drop_u"))
         condition = Condition(label).drop(u < config["model"]["class_dropout_prob"])
         draws = Draws((n.double() + 1) / len(path.betas), eps)
-        loss = hybrid(Denoiser(net, path, Eps(), condition), x0, draws).total
+        loss = objective(Denoiser(net, path, Eps(), condition), x0, draws).total
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
