@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from ditkit.base.errors import UserError
 from ditkit.condition import Condition
 from ditkit.process.denoiser import Denoise, Denoised, Denoiser
 from ditkit.process.path import Path, over
@@ -88,12 +89,19 @@ def shift_mean(mean: Tensor, variance: Tensor, gradient: Tensor) -> Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """Guidance only at times low <= t <= high, the plain model elsewhere (Kynkäänniemi et al. 2024)."""
+    """Guidance only at times low <= t <= high, the plain model elsewhere (Kynkäänniemi et al. 2024).
+
+    Called with one time t () for all samples. Raises UserError unless 0 <= low <= high <= 1.
+    """
 
     guided: Denoise
     plain: Denoise
     low: float = 0.0
     high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low <= self.high <= 1:
+            raise UserError(f"guidance interval {self.low} to {self.high}: expected 0 <= low <= high <= 1 (1 is noise)")
 
     @property
     def path(self) -> Path:

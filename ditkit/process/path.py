@@ -74,6 +74,7 @@ class DiscretePath(Path):
     """
 
     name = "betas"
+    steps: int
 
     def __init__(self, betas: Tensor) -> None:
         """betas: (T,), each in (0, 1]; a last one of 1 leaves nothing of the image, which an eps row cannot undo."""
@@ -87,7 +88,7 @@ class DiscretePath(Path):
 
     def index(self, t: Tensor) -> Tensor:
         """The chain's index n = T t - 1 at time t, a float: whole at the chain's own times, -1 at t = 0."""
-        n = t.double() * self._steps - 1
+        n = t.double() * self.steps - 1
         # (n + 1) / T * T is not always n + 1 in floating point; a network trained on whole indices must see them.
         return torch.where((n - n.round()).abs() < 1e-9, n.round(), n)
 
@@ -104,18 +105,14 @@ class DiscretePath(Path):
     def d_alpha(self, t: Tensor) -> Tensor:
         left = self._segment(t)
         table = self._log_alpha.to(t.device)
-        return self.alpha(t) * (table[left + 1] - table[left]) * self._steps
+        return self.alpha(t) * (table[left + 1] - table[left]) * self.steps
 
     def d_sigma(self, t: Tensor) -> Tensor:
         return -self.alpha(t) * self.d_alpha(t) / self.sigma(t)
 
-    @property
-    def _steps(self) -> int:
-        return len(self.betas)
-
     def _segment(self, t: Tensor) -> Tensor:
         """The segment (left end) whose inside or right end t is."""
-        return self.index(t).ceil().long().clamp(0, self._steps - 1)
+        return self.index(t).ceil().long().clamp(0, self.steps - 1)
 
     def _log_alpha_at(self, t: Tensor) -> Tensor:
         left = self._segment(t)

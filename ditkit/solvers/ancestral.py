@@ -32,8 +32,8 @@ def ddpm_moments(chain: Chain, k: Tensor, x: Tensor, said: Denoised, variance: s
 
 def ddpm_step(chain: Chain, k: Tensor, mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
     """x_s = mean + std z, the mean alone where s = 0 (Ho et al. 2020, alg. 2). Arguments: see ddpm_moments."""
-    noisy = over((chain.at(chain.sigma_s, k) > 0).double(), noise)
-    return mean + noisy * (0.5 * log_variance).exp() * noise
+    noisy = (over(chain.at(chain.sigma_s, k), mean) > 0).to(mean.device)
+    return torch.where(noisy, mean + (0.5 * log_variance).exp() * noise, mean)
 
 
 def ddim_step(chain: Chain, k: Tensor, said: Denoised, noise: Tensor | None, eta: float) -> Tensor:

@@ -43,7 +43,7 @@ def path_of(config: dict[str, Any]) -> DiscretePath:
 
 def respaced(path: DiscretePath, spec: str | list[int]) -> Chain:
     """The chain of the path at the indices of a respacing."""
-    return Chain(path, chain_grid(path, respaced_indices(len(path.betas), spec)))
+    return Chain(path, chain_grid(path, respaced_indices(path.steps, spec)))
 
 
 def step_of(chain: Chain, n: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ def space_timesteps(case: Case) -> dict[str, Tensor]:
     out = {}
     for spec in case.config["specs"]:
         key = spec.replace(",", "_") or "empty"
-        out[f"steps.{key}"] = torch.tensor(respaced_indices(len(path.betas), spec))
+        out[f"steps.{key}"] = torch.tensor(respaced_indices(path.steps, spec))
         out |= {f"arr.{key}.{name}": value for name, value in arrays(respaced(path, spec)).items()}
     for steps, spec in case.config["extra"]:
         sections = spec.split(",") if isinstance(spec, str) else map(str, spec)
@@ -296,7 +296,7 @@ def loops(case: Case) -> dict[str, Tensor]:
     guided = Denoiser(net, path, Eps(), condition_of(case.inputs["y"], net.num_classes))
 
     def both_halves(x: Tensor, time: Tensor, condition: object) -> Output:
-        t = (time.double() + 1) / len(path.betas)
+        t = (time.double() + 1) / path.steps
         return Output(guided_halves(guided, x, t, config["cfg_scale"], DIT_CHANNELS), {})
 
     def noise(k: int) -> Tensor:

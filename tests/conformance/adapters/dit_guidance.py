@@ -39,7 +39,7 @@ def guided_halves(denoiser: Denoiser, x: Tensor, t: Tensor, scale: float, channe
 @covers("dit_cfg_*")
 def guidance(case: Case) -> dict[str, Tensor]:
     net, path, x = load_case(case), DDPMLinear(), case.inputs["x"]
-    t = (case.inputs["t"].double() + 1) / len(path.betas)
+    t = (case.inputs["t"].double() + 1) / path.steps
     condition = condition_of(case.inputs["y"], net.num_classes)
     denoiser, scale, n = Denoiser(net, path, Eps(), condition), case.config["cfg_scale"], len(x) // 2
     with torch.no_grad():
@@ -61,7 +61,7 @@ def train_steps(case: Case) -> dict[str, Tensor]:
     for k in range(config["steps"]):
         x0, eps, n, label, u = (case.inputs[name][k] for name in ("x", "noise", "t", "y", "drop_u"))
         condition = Condition(label).drop(u < config["model"]["class_dropout_prob"])
-        draws = Draws((n.double() + 1) / len(path.betas), eps)
+        draws = Draws((n.double() + 1) / path.steps, eps)
         loss = objective(Denoiser(net, path, Eps(), condition), x0, draws).total
         optimizer.zero_grad()
         loss.backward()
