@@ -82,10 +82,11 @@ def sample(
 
 
 def _last(states: Iterator[State], each: Callable[[], object]) -> State:
-    state = next(states)
-    each()
-    for state in states:
+    state = None
+    for reached in states:
+        state = reached
         each()
+    assert state is not None
     return state
 
 

@@ -23,7 +23,7 @@ class EMA:
     @torch.no_grad()
     def update(self, net: nn.Module, decay: float) -> None:
         """Follows the parameters of ``net`` by one step; buffers are copied."""
-        mine, theirs = list(self.net.parameters()), [p.detach() for p in net.parameters()]
+        mine, theirs = [*self.net.parameters()], [*net.parameters()]
         torch._foreach_lerp_(mine, theirs, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
         for own, new in zip(self.net.buffers(), net.buffers(), strict=True):
             own.copy_(new)
