@@ -1,0 +1,1 @@
+"""Conformance: this project's results beside recorded results of the public reference implementations."""
