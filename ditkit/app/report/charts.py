@@ -68,10 +68,12 @@ class Log:
         return np.log(np.asarray(values, float) / self.low) / math.log(self.high / self.low)
 
     def ticks(self, count: int) -> list[float]:
-        """Powers of ten, with multiples between where that comes nearer to ``count``; linear ticks on a short axis."""
+        """Powers of ten, or multiples between them, or every few, whichever comes nearest to ``count``."""
+        if self.high < 10 * self.low:
+            return Linear(self.low, self.high).ticks(count)
         decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-        choices = [[m * 10.0**d for d in decades for m in steps] for steps in ((1,), (1, 3), (1, 2, 5))]
-        choices.append(Linear(self.low, self.high).ticks(count))
+        choices = [[10.0**d for d in decades if d % every == 0] for every in (4, 2, 1)]
+        choices += [[m * 10.0**d for d in decades for m in steps] for steps in ((1, 3), (1, 2, 5))]
         inside = [[v for v in choice if self.low <= v <= self.high] for choice in choices]
         return min(inside, key=lambda ticks: abs(len(ticks) - count))
 

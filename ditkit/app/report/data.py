@@ -74,11 +74,12 @@ class Neighbours:
 
 @dataclasses.dataclass(frozen=True)
 class ReportData:
-    """Everything on a run's page. None leaves a section out; ``missing`` says why, by the field's name.
+    """Everything on a run's page. None, or nothing in it, leaves a section out; ``missing`` says why, by field name.
 
-    samples: class name -> (N, C, H, W) uint8, drawn at ``guidance`` (None: unguided); "" names an only, unnamed row.
-    log: records of log.jsonl with step and any of loss, lr, grad_norm, images_per_s, seconds.
-    progress: step -> the sample grid of that step, (N, C, H, W). recipe: YAML text. command: what made this page.
+    samples: class name -> (N, C, H, W) uint8, drawn at ``guidance`` (None: unguided) and not picked; the name is ""
+    where there are no classes. log: records of log.jsonl with step and any of loss, lr, grad_norm, images_per_s,
+    seconds. progress: step -> samples (N, C, H, W) at that step, the same seeds and classes each time.
+    recipe: YAML text. command: what made this page.
     """
 
     name: str

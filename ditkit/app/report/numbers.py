@@ -32,7 +32,11 @@ def _tiles(data: ReportData) -> Iterator[tuple[str, str, str]]:
             yield METRICS[key].title, _shown(key, measured[key].value), METRICS[key].meaning
     if data.neighbours is not None and data.neighbours.copies is not None:
         checked = len(data.neighbours.sample_distances)
-        yield "Copies found", f"{data.neighbours.copies:,}", f"Of {checked:,} samples, so many repeat a training image."
+        yield (
+            "Copies found",
+            f"{data.neighbours.copies:,}",
+            f"Samples, of {checked:,} checked, that repeat a training image.",
+        )
     if data.seconds_per_sample is not None:
         yield "Time per sample", duration(data.seconds_per_sample), "How long it takes to draw one sample here."
     if data.training_seconds is not None:

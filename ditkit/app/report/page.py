@@ -23,7 +23,7 @@ class Section:
     missing: str
 
     def render(self, data: ReportData) -> Html:
-        if getattr(data, self.field) is None:
+        if not getattr(data, self.field):
             reason = data.missing.get(self.field, self.missing)
             body = element("p", f"Not shown: {reason}", class_="absent")
         else:

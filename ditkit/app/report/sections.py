@@ -19,7 +19,7 @@ def samples(data: ReportData) -> Html:
     named = data.samples or {}
     columns = max(len(images) for images in named.values())
     pictures = [
-        (name, sheet(images, columns, alt=f"{len(images)} samples" + (f" of class {name}" if name else "")))
+        (name, sheet(images, columns, cell=64, alt=f"{len(images)} samples" + (f" of class {name}" if name else "")))
         for name, images in named.items()
     ]
     guidance = "without guidance" if data.guidance is None else f"with classifier-free guidance {number(data.guidance)}"
@@ -95,17 +95,23 @@ def trajectory(data: ReportData) -> Html:
     blocks = []
     for i, states in enumerate(path.states):
         name = path.names[i] if i < len(path.names) else f"sample {i + 1}"
-        lines = [("x_t", labelled(states, times, alt=f"{name}: the state {span}", cell=48))]
+        lines = [(_symbol("t"), labelled(states, times, alt=f"{name}: the state {span}", cell=64))]
         if path.predictions is not None:
             alt = f"{name}: the predicted image {span}"
-            lines.append(("x0", sheet(path.predictions[i], len(times), alt=alt, cell=48)))
+            lines.append((_symbol("0"), sheet(path.predictions[i], len(times), alt=alt, cell=64)))
         blocks.append(element("div", element("h3", name), scroller(rows(lines), label=f"Denoising of {name}")))
-    explain = (
-        "Left is pure noise (t = 1), right the finished image (t = 0). x_t is what the sampler holds"
-        + ("; x0 is what the network takes the finished image to be at that moment" if path.predictions else "")
-        + "."
-    )
-    return join(element("p", explain), element("div", *blocks, class_="paths"))
+    explain = [
+        element("p", "From left to right the noise is taken away: t = 1 is pure noise, t = 0 the finished image.")
+    ]
+    explain += [element("p", _symbol("t"), " is what the sampler holds at that moment.", class_="note")]
+    if path.predictions is not None:
+        takes = " is what the network takes the finished image to be, seeing only that."
+        explain += [element("p", _symbol("0"), takes, class_="note")]
+    return join(*explain, element("div", *blocks, class_="paths"))
+
+
+def _symbol(index: str) -> Html:
+    return element("span", element("i", "x"), element("sub", index))
 
 
 def neighbours(data: ReportData) -> Html:
@@ -115,7 +121,7 @@ def neighbours(data: ReportData) -> Html:
     cards = []
     for i, sample_CHW in enumerate(as_array(near.samples)):
         images = np.concatenate([sample_CHW[None], as_array(near.nearest[i])])
-        labels = ["sample", *(number(float(d)) for d in near.distances[i])]
+        labels = ["sample", *(f"{d:.3g}" for d in near.distances[i])]
         alt = f"Sample {i + 1} and its {len(images) - 1} nearest training images, at {', '.join(labels[1:])}"
         cards.append(element("li", labelled(images, labels, alt=alt, cell=64)))
     space = f" Distances: {near.space}." if near.space else ""

@@ -55,7 +55,7 @@ def _loss(log: Sequence[Mapping[str, Any]]) -> Html:
     figures = {
         name: chart("Loss", marks, x, y, x_label="step", alt=alt, legend=legend, tall=True) for name, y in views.items()
     }
-    note = f" {lost:,} records are not finite and are left out." if lost else ""
+    note = f" Left out, because the loss is not finite: {lost:,} of {lost + len(values):,} records." if lost else ""
     return join(_switch(figures), element("p", alt + note, class_="note"))
 
 
