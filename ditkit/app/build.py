@@ -1,0 +1,122 @@
+"""Floor 5: from a recipe's names and numbers to the objects that they mean. Every name is found by its module."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ditkit.app.recipe import Model, Process, Recipe, Sampling
+from ditkit.base import registry
+from ditkit.base.errors import UserError, unknown
+from ditkit.guidance import ClassifierFree, Interval
+from ditkit.process.denoiser import Denoise, Denoiser, clipped
+from ditkit.process.path import Path
+from ditkit.process.prediction import Prediction
+from ditkit.sample import Guide, Solver
+from ditkit.train.trainer import Objective
+
+
+def _concrete(base: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, type) and issubclass(value, base) and not inspect.isabstract(value)
+
+
+def _called_with(*names: str) -> Callable[[Any], bool]:
+    """Accepts functions whose positional parameters have these names."""
+
+    def accept(value: Any) -> bool:
+        if not inspect.isfunction(value):
+            return False
+        kinds = inspect.signature(value).parameters.values()
+        return tuple(p.name for p in kinds if p.kind is p.POSITIONAL_OR_KEYWORD) == names
+
+    return accept
+
+
+def path(process: Process) -> Path:
+    """The path that the recipe names."""
+    kind = registry.find("path", "ditkit.process.path", _concrete(Path), process.path)
+    given = {k: int(v) if float(v).is_integer() else v for k, v in process.path_options.items()}
+    registry.check_options("path", process.path, kind, given)
+    return kind(**given)
+
+
+def prediction(process: Process) -> Prediction:
+    """The row that the recipe names."""
+    return registry.find("prediction", "ditkit.process.prediction", _concrete(Prediction), process.prediction)()
+
+
+def objective(process: Process) -> Objective:
+    """The objective that the recipe names, its options bound."""
+    accept = _called_with("denoiser", "x0", "draws")
+    function = registry.find("objective", "ditkit.objectives", accept, process.objective)
+    registry.check_options("objective", process.objective, function, process.objective_options)
+    if process.objective == "hybrid" and not process.learned_variance:
+        raise UserError("objective hybrid teaches a learned variance: add --process.learned-variance, or use simple")
+    return functools.partial(function, **process.objective_options)
+
+
+def solver(sampling: Sampling) -> Solver:
+    """The solver that the settings name, its options bound."""
+    function = registry.find("solver", "ditkit.solvers", _called_with("denoise", "x", "ts"), sampling.solver)
+    registry.check_options("solver", sampling.solver, function, dict(sampling.solver_options))
+    return functools.partial(function, **sampling.solver_options)
+
+
+def guide(sampling: Sampling, conditional: bool) -> Guide:
+    """What turns the model into the denoiser that the solver sees: guidance, its interval, clipping."""
+
+    def apply(denoiser: Denoiser) -> Denoise:
+        denoise: Denoise = denoiser
+        if conditional and sampling.guidance != 1:
+            guided = ClassifierFree(denoiser, sampling.guidance, sampling.guidance_channels)
+            low, high = sampling.guidance_interval
+            denoise = guided if (low, high) == (0.0, 1.0) else Interval(guided, denoiser, low, high)
+        return clipped(denoise) if sampling.clip else denoise
+
+    return apply
+
+
+def network(model: Model, process: Process, facts: Mapping[str, Any]) -> nn.Module:
+    """The network for data of these facts: input_size (H, W), channels, and classes (a list of names, or empty)."""
+    accept = _concrete(nn.Module)
+    place = "ditkit.backbones"
+    kind = registry.find("backbone", place, lambda v: accept(v) and hasattr(v, "presets"), model.backbone)
+    preset: dict[str, Any] = {}
+    if model.preset is not None:
+        if model.preset not in kind.presets:
+            raise unknown("preset", model.preset, kind.presets)
+        preset = kind.presets[model.preset]
+    return kind(
+        input_size=tuple(facts["input_size"]),
+        in_channels=facts["channels"],
+        num_classes=len(facts["classes"]),
+        learned_variance=process.learned_variance,
+        **(preset | model.overrides()),
+    )
+
+
+def device(name: str) -> torch.device:
+    """The device of a name; "auto" is a GPU if there is one. UserError where the machine lacks it."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        found = torch.device(name)
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device {name!r} cannot be used ({reason}): expected auto, cpu, cuda or mps") from None
+    return found
+
+
+AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16}
+
+
+def denoiser(recipe: Recipe, net: nn.Module) -> Denoiser:
+    """The network read as a denoiser, as the recipe's process says."""
+    process = recipe.process
+    return Denoiser(net, path(process), prediction(process), autocast=AUTOCAST[recipe.train.precision])

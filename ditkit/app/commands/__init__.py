@@ -1,0 +1,1 @@
+"""One module a command; its docstring's first line is its help."""

@@ -1,0 +1,196 @@
+"""Floor 5: a run described as typed data. A recipe file builds one, the command line overrides any leaf of it, and the
+run's folder keeps it and reads it back strictly. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import runpy
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from ditkit.base.errors import UserError, nearest
+from ditkit.train.settings import Positive, TrainSettings
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Data:
+    """The images to learn from."""
+
+    source: Annotated[str, tyro.conf.arg(name="data", prefix_name=False, metavar="SOURCE")] = ""
+    """digits (embedded), or a folder or .zip with one subfolder per class, or with images and no classes."""
+    size: int | tuple[int, int] | None = None
+    """Height and width in pixels that images are brought to; None: what most of them have."""
+    channels: Literal[1, 3] | None = None
+    """1 grey, 3 RGB; None: 1 if all images are grey, else 3."""
+    classes: bool = True
+    """Condition on the classes where the source has them."""
+    flip: bool = False
+    """Mirror images left to right at random."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Model:
+    """The network. None takes the preset's value, or the backbone's default."""
+
+    backbone: str = "dit"
+    """Name of a backbone."""
+    preset: str | None = None
+    """A published configuration, such as DiT-S/2 or DiT-XL/4."""
+    patch_size: Positive | None = None
+    """Side of a square patch, in pixels (or latents)."""
+    width: Positive | None = None
+    """Channels of a token."""
+    depth: Positive | None = None
+    """Number of blocks."""
+    heads: Positive | None = None
+    """Attention heads per block."""
+    mlp_ratio: Annotated[float, Field(gt=0)] | None = None
+    """Hidden width of a block's MLP over its width."""
+    conditioning: str | None = None
+    """How time and class enter: in_context, cross_attention, adaln, adaln_zero."""
+
+    def overrides(self) -> dict[str, Any]:
+        """The constructor arguments that are set here."""
+        given = dataclasses.asdict(self)
+        return {k: v for k, v in given.items() if k not in ("backbone", "preset") and v is not None}
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Process:
+    """Path, prediction and objective."""
+
+    path: str = "ddpm_linear"
+    """Name of a path: ddpm_linear, cosine, scaled_linear."""
+    path_options: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Options of the path, such as steps 1000."""
+    prediction: str = "eps"
+    """What the network predicts: eps, x0, v."""
+    learned_variance: bool = False
+    """Learn the reverse variance too (twice the output channels)."""
+    objective: str = "simple"
+    """Name of an objective: simple, hybrid (for learned variance), vlb."""
+    objective_options: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Options of the objective, such as vb_weight 1."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Sampling:
+    """How images are drawn unless the command line says otherwise."""
+
+    solver: str = "ddim"
+    """Name of a solver: ddpm, ddim."""
+    solver_options: dict[str, str | float] = dataclasses.field(default_factory=dict)
+    """Options of the solver, such as eta 0.5 or variance learned."""
+    steps: str = "50"
+    """Number of steps, or a respacing of the chain: 250, ddim50, 10,15,20."""
+    guidance: float = 1.5
+    """Classifier-free guidance scale s in null + s (conditional - null); 1: none."""
+    guidance_channels: int | None = None
+    """Guide only the first so many channels (3: DiT's published numbers); None: all."""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Guide only at times t in this interval (0 data, 1 noise)."""
+    clip: bool = False
+    """Keep the predicted image inside [-1, 1] at every step; for pixels, not latents."""
+    batch_size: Positive = 64
+    """Images drawn at a time; changes no image."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Measuring:
+    """What ``ditkit evaluate`` and ``ditkit report`` draw."""
+
+    num: Positive = 1000
+    """Samples that the metrics are measured on."""
+    sweep: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 4.0)
+    """Guidance scales compared in the report."""
+    sweep_num: Positive = 400
+    """Samples per guidance scale of the sweep."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Recipe:
+    """A run: data, model, process, training, sampling, measuring."""
+
+    data: Data = dataclasses.field(default_factory=Data)
+    model: Model = dataclasses.field(default_factory=Model)
+    process: Process = dataclasses.field(default_factory=Process)
+    train: TrainSettings = dataclasses.field(default_factory=TrainSettings)
+    sample: Sampling = dataclasses.field(default_factory=Sampling)
+    evaluate: Measuring = dataclasses.field(default_factory=Measuring)
+    seed: int = 0
+    """Seed of everything that is drawn in training."""
+
+
+_ADAPTER = TypeAdapter(Recipe)
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The recipe as YAML, every leaf written out."""
+    return yaml.safe_dump(_ADAPTER.dump_python(recipe, mode="json"), sort_keys=False)
+
+
+def from_yaml(text: str, origin: object) -> Recipe:
+    """Reads what to_yaml wrote. UserError on an unknown key (naming the nearest), a wrong type or value."""
+    try:
+        return _ADAPTER.validate_python(yaml.safe_load(text) or {})
+    except yaml.YAMLError as error:
+        raise UserError(f"{origin} is not YAML: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        raise UserError(f"{origin}: {explain(error)}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """A validation error in one line: the key, the value, what was expected, the nearest key."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"]) or "recipe"
+    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        close = nearest(str(first["loc"][-1]), _keys(Recipe))
+        return f"unknown key {place}" + (f"; did you mean {close!r}?" if close else "")
+    return f"{place} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _keys(kind: Any) -> list[str]:
+    names = []
+    for field in dataclasses.fields(kind):
+        names.append(field.name)
+        factory = field.default_factory
+        if dataclasses.is_dataclass(factory):
+            names += _keys(factory)
+    return names
+
+
+def load_recipe(name: str) -> Recipe:
+    """The recipe of a file (a .py that sets ``recipe``, or a .yaml), or a ready one by its name (digits, mnist ...)."""
+    path = Path(name)
+    if not path.suffix:
+        ready = ready_recipes()
+        if name not in ready:
+            close = nearest(name, ready)
+            hint = f"; did you mean {close!r}?" if close else ""
+            raise UserError(f"unknown recipe {name!r}: expected a file or one of {', '.join(sorted(ready))}{hint}")
+        path = ready[name]
+    if not path.is_file():
+        raise UserError(f"recipe {name} does not exist: expected a .py or .yaml file, or a ready recipe's name")
+    if path.suffix in (".yaml", ".yml"):
+        return from_yaml(path.read_text(encoding="utf-8"), path)
+    recipe = runpy.run_path(str(path)).get("recipe")
+    if not isinstance(recipe, Recipe):
+        raise UserError(f"recipe {path} sets no `recipe`: expected `recipe = Recipe(...)` in it")
+    return recipe
+
+
+def ready_recipes() -> dict[str, Path]:
+    """The recipes that come with ditkit, by name."""
+    package = Path(__file__).parent.parent
+    for folder in (package / "recipes", package.parent / "recipes"):
+        if folder.is_dir():
+            return {path.stem: path for path in sorted(folder.glob("*.py"))}
+    return {}

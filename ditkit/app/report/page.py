@@ -1,0 +1,75 @@
+"""The page: headline, contents and the sections in order, in one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+
+from ditkit.app.report import numbers, sections, training
+from ditkit.app.report.data import ReportData
+from ditkit.app.report.html import Html, element, join
+from ditkit.base.files import write_text
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """One part of the page: drawn from a field of ReportData, or a line with the reason when that is None."""
+
+    field: str
+    title: str
+    draw: Callable[[ReportData], Html]
+    missing: str
+
+    def render(self, data: ReportData) -> Html:
+        if not getattr(data, self.field):
+            reason = data.missing.get(self.field, self.missing)
+            body = element("p", f"Not shown: {reason}", class_="absent")
+        else:
+            body = self.draw(data)
+        return element("section", element("h2", self.title), body, id=self.field)
+
+
+SECTIONS = (
+    Section("samples", "Samples", sections.samples, "no samples were drawn."),
+    Section("log", "Training", training.curves, "the run has no log.jsonl."),
+    Section("progress", "Samples over training", training.progress, "no sample grids were kept during training."),
+    Section("sweep", "Guidance", sections.sweep, "no guidance sweep was made."),
+    Section("trajectory", "From noise to image", sections.trajectory, "no trajectories were recorded."),
+    Section("neighbours", "Nearest training images", sections.neighbours, "no training images were searched."),
+    Section("metrics", "Metrics", numbers.metrics, "the run has not been measured; ditkit evaluate does that."),
+    Section("recipe", "Recipe", numbers.recipe, "the run has no recipe.yaml."),
+    Section("environment", "Environment", numbers.environment, "the environment was not recorded."),
+    Section("command", "How this page was made", numbers.command, "the command line was not recorded."),
+)
+
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+"""The browser itself refuses whatever is not in the file: no scripts, no addresses."""
+
+
+def render(data: ReportData) -> str:
+    """The report as one HTML page, without scripts or external resources; all text from ``data`` is escaped."""
+    style = resources.files("ditkit.app.report").joinpath("style.css").read_text(encoding="utf-8")
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        element("meta", name_="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", name_="color-scheme", content="light dark"),
+        element("title", f"{data.name} · ditkit report"),
+        element("style", Html(style)),
+    )
+    links = [element("li", element("a", section.title, href=f"#{section.field}")) for section in SECTIONS]
+    body = element(
+        "body",
+        element("header", numbers.headline(data)),
+        element("nav", element("ul", *links), aria_label="Sections"),
+        element("main", *(section.render(data) for section in SECTIONS)),
+    )
+    return join(Html("<!doctype html>\n"), element("html", head, body, lang="en"), Html("\n"))
+
+
+def write_report(path: Path | str, data: ReportData) -> None:
+    """Writes the report to ``path``, atomically. Raises UserError when the device is full."""
+    write_text(path, render(data))

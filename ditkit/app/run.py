@@ -1,0 +1,190 @@
+"""Floor 5: a run's folder: what stands where in it, how it is made and how its model is read back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ditkit
+from ditkit.app import build
+from ditkit.app.recipe import Recipe, Sampling, from_yaml, to_yaml
+from ditkit.base.errors import UserError, unknown
+from ditkit.base.files import write_text
+from ditkit.base.pixels import to_uint8
+from ditkit.condition import Condition
+from ditkit.process.denoiser import Denoiser
+from ditkit.process.grid import sampling_grid
+from ditkit.sample import sample
+from ditkit.train import checkpoint
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run's folder and its recipe.
+
+    recipe.yaml, log.jsonl, checkpoints/step-NNNNNNN/, samples/, metrics.json, report.html.
+    """
+
+    folder: Path
+    recipe: Recipe
+
+    @property
+    def log(self) -> Path:
+        """One JSON record a line."""
+        return self.folder / "log.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """Sample grids of the training, and what the metrics were measured on."""
+        return self.folder / "samples"
+
+    def records(self) -> list[dict[str, Any]]:
+        """The log's records; a last line that a crash cut short is left out."""
+        if not self.log.is_file():
+            return []
+        records = []
+        for line in self.log.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                continue
+        return records
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Adds a record to the log."""
+        with open(self.log, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def forget_after(self, step: int) -> int:
+        """Drops the log's records of later steps than ``step`` (their work is done anew); how many they were."""
+        records = self.records()
+        kept = [r for r in records if r.get("step", 0) <= step]
+        write_text(self.log, "".join(json.dumps(r) + "\n" for r in kept))
+        return len(records) - len(kept)
+
+
+def create(folder: Path | str, recipe: Recipe) -> Run:
+    """Makes a new run's folder with its recipe. UserError when there is something already."""
+    folder = Path(folder)
+    if (folder / "recipe.yaml").exists():
+        raise UserError(f"run {folder} exists already: choose another --out, or go on with ditkit train --resume {folder}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--out {folder} exists and is not empty: expected a new folder; nothing was written")
+    write_text(folder / "recipe.yaml", to_yaml(recipe))
+    return Run(folder, recipe)
+
+
+def open_run(folder: Path | str) -> Run:
+    """The run in a folder. UserError when it is none or its recipe has keys that this version does not know."""
+    folder = Path(folder)
+    path = folder / "recipe.yaml"
+    if not path.is_file():
+        what = "is not a run" if folder.is_dir() else "does not exist"
+        raise UserError(f"run {folder} {what}: expected a folder with a recipe.yaml, as ditkit train makes it")
+    return Run(folder, from_yaml(path.read_text(encoding="utf-8"), path))
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A run's trained model, ready to sample.
+
+    facts: what the data gave: input_size (H, W), channels, classes (names), images, skipped, source, fingerprint.
+    """
+
+    run: Run
+    step: int
+    facts: dict[str, Any]
+    denoiser: Denoiser
+    device: torch.device
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes; empty for an unconditional model."""
+        return self.facts["classes"]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        return (self.facts["channels"], *self.facts["input_size"])
+
+    def labels(self, num: int, classes: Sequence[int] | None = None) -> torch.Tensor | None:
+        """Labels of ``num`` samples, the given classes (all by default) in turn; None for an unconditional model."""
+        if not self.classes:
+            return None
+        chosen = torch.tensor(list(classes) if classes else range(len(self.classes)))
+        return chosen[torch.arange(num) % len(chosen)]
+
+    def draw(
+        self, seeds: Sequence[int], labels: torch.Tensor | None, sampling: Sampling, progress: str | None = None
+    ) -> torch.Tensor:
+        """Images, uint8 (len(seeds), C, H, W), one for each seed and label."""
+        x = sample(
+            self.denoiser,
+            Condition(label=labels),
+            seeds,
+            self.shape,
+            sampling_grid(self.denoiser.path, sampling.steps),
+            batch_size=sampling.batch_size,
+            progress=progress,
+            **self.how(sampling),
+        )
+        return to_uint8(x)
+
+    def how(self, sampling: Sampling) -> dict[str, Any]:
+        """What the settings mean to ditkit.sample: solver, guide, device."""
+        return {
+            "solver": build.solver(sampling),
+            "guide": build.guide(sampling, bool(self.classes)),
+            "device": self.device,
+        }
+
+
+def load_model(run: Run, *, device: str | None = None, weights: str = "ema") -> Model:
+    """The model of the run's newest checkpoint, its moving average unless weights is "weights"."""
+    found = checkpoint.open_checkpoint(checkpoint.latest(run.folder))
+    where = build.device(device or run.recipe.train.device)
+    net = build.network(run.recipe.model, run.recipe.process, found.about)
+    checkpoint.load_weights(net, found.tensors(weights), found.folder)
+    net.to(where).eval().requires_grad_(False)
+    return Model(run, found.step, found.about, build.denoiser(run.recipe, net), where)
+
+
+def parse_classes(text: str, names: Sequence[str]) -> list[int]:
+    """Class indices from "3,7" or "cat,dog". UserError for one that the model does not know."""
+    if not names:
+        raise UserError(f"--classes {text}: the model is unconditional, it knows no classes; leave the option out")
+    found = []
+    for part in (p.strip() for p in text.split(",")):
+        if part in names:
+            found.append(list(names).index(part))
+        elif part.lstrip("-").isdecimal():
+            if not 0 <= int(part) < len(names):
+                raise UserError(f"--classes {part}: out of range, the model has classes 0 to {len(names) - 1}")
+            found.append(int(part))
+        else:
+            raise unknown("class", part, names)
+    return found
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """What the numbers depend on besides the recipe: versions, processor, threads, device."""
+    cuda = torch.cuda.get_device_name(device) if device.type == "cuda" else "none"
+    return {
+        "ditkit": ditkit.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor cores": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+        "device": str(device),
+        "gpu": cuda,
+        "time": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+    }

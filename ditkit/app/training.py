@@ -1,0 +1,158 @@
+"""Floor 5: a training run from its recipe: data, model, loop, log, sample grids, checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from ditkit.app import build
+from ditkit.app.pictures import grid, save_png
+from ditkit.app.recipe import Recipe, to_yaml
+from ditkit.app.run import Model, Run, create, open_run
+from ditkit.base.errors import UserError
+from ditkit.base.files import write_text
+from ditkit.data.images import Images, load_images
+from ditkit.data.loader import batch, prefetch
+from ditkit.data.source import open_source
+from ditkit.train import checkpoint
+from ditkit.train.trainer import Hook, Trainer
+
+GRID_ROWS = 8
+"""Samples of each class (or rows of an unconditional grid) in the pictures drawn during training."""
+
+
+def read_data(recipe: Recipe) -> tuple[Images, dict[str, Any]]:
+    """The recipe's images, and the facts about them that the model and later readers need, as JSON values."""
+    source = open_source(recipe.data.source)
+    images = load_images(source, size=recipe.data.size, channels=recipe.data.channels)
+    if not recipe.data.classes:
+        images.labels, images.classes = None, ()
+    channels, height, width = images.shape
+    facts = {
+        "input_size": [height, width],
+        "channels": channels,
+        "classes": list(images.classes),
+        "images": len(images),
+        "skipped": len(images.skipped),
+        "source": recipe.data.source,
+        "fingerprint": source.fingerprint(),
+    }
+    return images, facts
+
+
+def start(recipe: Recipe, out: Path) -> str | None:
+    """A new run; None when it is trained, else the signal that stopped it. Raises before any folder is made."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        create(out, recipe)  # raises: says what is there
+    images, facts = read_data(recipe)
+    trainer = _trainer(recipe, facts)
+    run = create(out, recipe)
+    run.append({"event": "start", "step": 0, "data": facts})
+    for note in images.notes:
+        run.append({"event": "data", "step": 0, "note": note})
+        tqdm.write(note)
+    return _train(run, trainer, images, facts)
+
+
+def resume(folder: Path, limits: dict[str, Any]) -> str | None:
+    """Goes on with a run from its newest checkpoint; ``limits``: new values of train.steps and train.minutes."""
+    run = open_run(folder)
+    if limits:
+        recipe = dataclasses.replace(run.recipe, train=dataclasses.replace(run.recipe.train, **limits))
+        run = Run(run.folder, recipe)
+        write_text(run.folder / "recipe.yaml", to_yaml(recipe))
+    found = checkpoint.open_checkpoint(checkpoint.latest(folder)) if checkpoint.steps(folder) else None
+    images, facts = read_data(run.recipe)
+    if found and found.about["fingerprint"] != facts["fingerprint"]:
+        raise UserError(f"data {facts['source']!r} changed since the run began: a resumed run needs the same images")
+    trainer = _trainer(run.recipe, facts)
+    if found:
+        trainer.step, trainer.seconds = found.step, float(found.about["seconds"])
+        checkpoint.load_weights(trainer.net, found.tensors("weights"), found.folder)
+        checkpoint.load_weights(trainer.ema.net, found.tensors("ema"), found.folder)
+        checkpoint.load_optimizer(trainer.optimizer, trainer.net, found.tensors("optimizer"))
+    dropped = run.forget_after(trainer.step)
+    note = f"resumed at step {trainer.step}" + (f"; {dropped} later log records are made anew" if dropped else "")
+    run.append({"event": "resume", "step": trainer.step, "note": note})
+    tqdm.write(note)
+    return _train(run, trainer, images, facts)
+
+
+def _trainer(recipe: Recipe, facts: dict[str, Any]) -> Trainer:
+    where = build.device(recipe.train.device)
+    net = build.network(recipe.model, recipe.process, facts).to(where)
+    build.solver(recipe.sample)  # a recipe that cannot be sampled is refused before it is trained
+    return Trainer(build.denoiser(recipe, net), build.objective(recipe.process), recipe.train, seed=recipe.seed)
+
+
+def _train(run: Run, trainer: Trainer, images: Images, facts: dict[str, Any]) -> str | None:
+    recipe = run.recipe
+    settings = recipe.train
+
+    def make(step: int) -> Any:
+        return batch(images, step=step, batch_size=settings.batch_size, seed=recipe.seed, flip=recipe.data.flip)
+
+    def save(trainer: Trainer) -> None:
+        tensors = {
+            "weights": trainer.net.state_dict(),
+            "ema": trainer.ema.net.state_dict(),
+            "optimizer": checkpoint.optimizer_tensors(trainer.optimizer, trainer.net),
+        }
+        about = {**facts, "seconds": trainer.seconds}
+        checkpoint.save(run.folder, trainer.step, tensors, about, keep=settings.keep_checkpoints)
+
+    hooks = [Hook(settings.checkpoint_every, save)]
+    if settings.sample_every:
+        hooks.append(Hook(settings.sample_every, lambda trainer: draw_grid(run, trainer, facts)))
+    with _logging(run) as log, contextlib.closing(prefetch(make, trainer.step)) as batches:
+        try:
+            trainer.run(batches, log, hooks)
+        finally:
+            for name, reason in images.skipped:
+                run.append({"event": "skipped", "step": trainer.step, "image": name, "reason": reason})
+    save(trainer)
+    if settings.sample_every and not trainer.stopping:
+        draw_grid(run, trainer, facts)
+    return trainer.stopping
+
+
+def draw_grid(run: Run, trainer: Trainer, facts: dict[str, Any]) -> None:
+    """Samples of the moving average at this step, the same seeds and classes each time: samples/step-NNNNNNN.png."""
+    denoiser = dataclasses.replace(trainer.denoiser, net=trainer.ema.net)
+    model = Model(run, trainer.step, facts, denoiser, trainer.device)
+    columns = min(len(model.classes), 10) or GRID_ROWS
+    labels = model.labels(columns * GRID_ROWS)
+    images = model.draw(range(columns * GRID_ROWS), labels, run.recipe.sample)
+    save_png(run.samples / f"step-{trainer.step:07d}.png", grid(images, columns))
+
+
+@contextlib.contextmanager
+def _logging(run: Run) -> Any:
+    """Gives what takes the records of the log: log.jsonl, and TensorBoard where its extra is installed."""
+    board = _tensorboard(run.folder)
+
+    def log(record: dict[str, float]) -> None:
+        run.append(record)
+        if board:
+            for name in record.keys() - {"step"}:
+                board.add_scalar(name, record[name], int(record["step"]))
+
+    try:
+        yield log
+    finally:
+        if board:
+            board.close()
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder / "tensorboard"))

@@ -1,0 +1,58 @@
+"""A zip archive of images, read in place: nothing is unpacked."""
+
+from __future__ import annotations
+
+import io
+import threading
+import zipfile
+from pathlib import Path
+from typing import ClassVar
+
+from PIL import Image
+
+from ditkit.base.errors import UserError
+from ditkit.data.layout import arrange
+from ditkit.data.listed import Listed, digest
+
+_ENCRYPTED = 0x1
+
+
+class Zip(Listed):
+    """The images in a zip archive (see ``ditkit.data.layout`` for how classes are told).
+
+    Raises UserError when the file is no whole zip, is encrypted, is empty, has no images, or mixes loose images and
+    subfolders.
+    """
+
+    words: ClassVar[tuple[str, ...]] = ()
+    expects: ClassVar[str] = "a .zip archive of images"
+
+    def __init__(self, spec: str) -> None:
+        try:
+            self._zip = zipfile.ZipFile(Path(spec).expanduser())
+        except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
+            raise UserError(
+                f"archive {spec!r} cannot be read ({error}): expected a whole zip file; download or pack it again"
+            ) from error
+        super().__init__(spec, arrange(self._zip.namelist(), f"archive {spec!r}"))
+        if any(self._zip.getinfo(name).flag_bits & _ENCRYPTED for name in self.names):
+            raise UserError(f"archive {spec!r} is encrypted: expected a zip without a password; pack it again")
+        # ZipFile counts its open members without a lock, so that threads which open at once could close it early.
+        self._lock = threading.Lock()
+
+    @classmethod
+    def recognise(cls, spec: str) -> bool:
+        """Whether ``spec`` is a file that is called, or begins like, a zip archive."""
+        path = Path(spec).expanduser()
+        return path.is_file() and (path.suffix.lower() == ".zip" or zipfile.is_zipfile(path))
+
+    def open(self, i: int) -> Image.Image:
+        """Picture i, not decoded yet. Raises BadZipFile or OSError when it cannot be read."""
+        with self._lock:
+            content = self._zip.read(self.names[i])
+        return Image.open(io.BytesIO(content))
+
+    def fingerprint(self) -> str:
+        """Digest of the names, sizes and CRCs of the images."""
+        infos = [self._zip.getinfo(name) for name in self.names]
+        return digest((info.filename, info.file_size, info.CRC) for info in infos)

@@ -1,0 +1,126 @@
+"""Opening and decoding the pictures of a source, and saying which could not be."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from ditkit.base.errors import UserError
+from ditkit.data.preprocess import Size, channels_of, prepare, upright_size
+from ditkit.data.source import Source
+
+MOST_BAD = 0.01
+"""The share of pictures that may fail to decode and be skipped; more is an error."""
+
+_SURVEYED = 2048
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Bad:
+    """A picture that could not be decoded: its name in the source, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoded:
+    """pixels: uint8 (C, H, W); resized, recoloured: whether size or channels had to be changed for that."""
+
+    pixels: np.ndarray
+    resized: bool
+    recoloured: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoder:
+    """Decodes pictures of a source to one size (H, W) and number of channels (1 or 3)."""
+
+    source: Source
+    size: Size
+    channels: int
+
+    def __call__(self, i: int) -> Decoded | Bad:
+        """Picture i, or what is wrong with it. Safe in threads."""
+        return _attempt(self.source, i, self._decode)
+
+    def _decode(self, image: Image.Image) -> Decoded:
+        pixels = prepare(image, self.size, self.channels)
+        return Decoded(pixels, upright_size(image) != self.size, channels_of(image) != self.channels)
+
+
+def _attempt(source: Source, i: int, action: Callable[[Image.Image], T]) -> T | Bad:
+    # Decoders raise nearly every kind of error on broken files (OSError, SyntaxError, struct.error, zlib.error, ...).
+    try:
+        with source.open(i) as image:
+            return action(image)
+    except UserError:
+        raise
+    except Exception as error:
+        return Bad(source.name(i), " ".join(str(error).split()) or type(error).__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
+    """What a sample of a source's pictures looks like: how many have each size (H, W), how many each channel count."""
+
+    sizes: collections.Counter[Size]
+    channels: collections.Counter[int]
+
+    @property
+    def commonest_size(self) -> Size:
+        """The size that most have; among equals the smallest, so that fewer are enlarged."""
+        return min(self.sizes, key=lambda size: (-self.sizes[size], size[0] * size[1], size))
+
+    @property
+    def most_channels(self) -> int:
+        """1 when all are grey, else 3."""
+        return max(self.channels)
+
+    @property
+    def total(self) -> int:
+        """How many pictures were looked at and could be opened."""
+        return self.sizes.total()
+
+
+def survey(source: Source, progress: bool = True) -> Survey:
+    """Looks at the headers of up to 2,048 pictures, spread evenly over the source.
+
+    Raises UserError when none of them can be opened.
+    """
+    looked_at = min(len(source), _SURVEYED)
+    spread = range(0, len(source) * looked_at, len(source))
+    bar = tqdm(spread, desc="looking at images", unit="img", delay=1, leave=False, disable=not progress)
+    headers = [_attempt(source, i // looked_at, _header) for i in bar]
+    good = [header for header in headers if not isinstance(header, Bad)]
+    if not good:
+        raise too_many_bad(source, [header for header in headers if isinstance(header, Bad)])
+    return Survey(collections.Counter(size for size, _ in good), collections.Counter(c for _, c in good))
+
+
+def _header(image: Image.Image) -> tuple[Size, int]:
+    return upright_size(image), channels_of(image)
+
+
+def too_many_bad(source: Source, bad: Sequence[Bad]) -> UserError:
+    """The error for a source of which more pictures are broken than may be skipped."""
+    named = "; ".join(f"{b.name} ({b.reason})" for b in bad[:3]) + ("; ..." if len(bad) > 3 else "")
+    return UserError(
+        f"data {source.spec!r}: {len(bad)} images so far of {len(source):,} do not decode, expected at most "
+        f"{MOST_BAD:.0%}: {named}; replace or remove them"
+    )
+
+
+def default_workers() -> int:
+    """As many threads as there are cores for this process, at most 16."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(16, cores)

@@ -1,0 +1,76 @@
+"""A folder of images: one subfolder per class, or images without classes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+from PIL import Image
+from tqdm import tqdm
+
+from ditkit.base.errors import UserError
+from ditkit.data.layout import arrange
+from ditkit.data.listed import Listed, digest
+
+
+class Folder(Listed):
+    """The images under a folder, read in place (see ``ditkit.data.layout`` for how classes are told).
+
+    Raises UserError when the folder cannot be listed, is empty, has no images, or mixes loose images and subfolders.
+    """
+
+    words: ClassVar[tuple[str, ...]] = ()
+    expects: ClassVar[str] = "a folder of images"
+
+    def __init__(self, spec: str) -> None:
+        self.root = Path(spec).expanduser()
+        entries = tqdm(_walk(self.root), desc=f"listing {spec}", unit=" files", delay=2, leave=False)
+        super().__init__(spec, arrange(entries, f"folder {spec!r}"))
+
+    @classmethod
+    def recognise(cls, spec: str) -> bool:
+        """Whether ``spec`` is a folder."""
+        return Path(spec).expanduser().is_dir()
+
+    def open(self, i: int) -> Image.Image:
+        """Picture i, not decoded yet. Raises OSError when the file cannot be read."""
+        return Image.open(self.root / self.names[i])
+
+    def fingerprint(self) -> str:
+        """Digest of the names, sizes and times of change of the images."""
+        return digest((name, *_size_and_time(self.root / name)) for name in self.names)
+
+
+def _walk(root: Path) -> Iterator[str]:
+    """Every file under ``root``, and every folder with a "/" at the end, as paths from it; links are followed."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(
+            f"folder {error.filename!r} cannot be listed ({error.strerror}): expected a readable folder; "
+            "check its permissions"
+        ) from error
+
+    for here, folders, files in os.walk(root, onerror=refuse, followlinks=True):
+        inside = Path(here).relative_to(root).as_posix()
+        prefix = "" if inside == "." else f"{inside}/"
+        folders[:] = [f for f in folders if not f.startswith(".") and not _leads_back(os.path.join(here, f))]
+        yield from (f"{prefix}{folder}/" for folder in folders)
+        yield from (prefix + file for file in files)
+
+
+def _leads_back(folder: str) -> bool:
+    """Whether a linked folder contains the place where the link lies, so that following it would never end."""
+    if not os.path.islink(folder):
+        return False
+    target, here = os.path.realpath(folder), os.path.realpath(os.path.dirname(folder))
+    return os.path.commonpath([target, here]) == target
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return -1, -1
+    return status.st_size, status.st_mtime_ns

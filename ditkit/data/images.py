@@ -1,0 +1,278 @@
+"""Image sets: the pictures of a source as pixels of one size, in memory where they fit, decoded as needed where not."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ditkit.base.errors import UserError
+from ditkit.data.decode import MOST_BAD, Bad, Decoder, default_workers, survey, too_many_bad
+from ditkit.data.preprocess import Size
+from ditkit.data.source import Source
+
+MEMORY = 4 * 2**30
+"""Bytes of pixels up to which a set is held in memory."""
+
+_CHUNK = 64
+
+_log = logging.getLogger(__name__)
+
+
+class Images(Protocol):
+    """Pictures of one shape, addressed by row.
+
+    shape: (C, H, W). labels: (N,) int64, or None without classes. classes: (K,) names, empty without.
+    indices: (N,) int64, the place of each row in the source. skipped: the pictures that do not decode, as
+    (name, reason). notes: what was done to the pictures, one line each, for the log.
+    """
+
+    shape: tuple[int, int, int]
+    labels: Tensor | None
+    classes: tuple[str, ...]
+    indices: Tensor
+    skipped: list[tuple[str, str]]
+    notes: list[str]
+
+    def __len__(self) -> int: ...
+
+    def get(self, rows: Tensor) -> Tensor:
+        """The pictures of ``rows`` (B,) int64: uint8 (B, C, H, W)."""
+        ...
+
+    def subset(self, rows: Tensor) -> Images:
+        """The set of the pictures of ``rows`` (M,) int64, in that order, with the same classes."""
+        ...
+
+
+@dataclasses.dataclass
+class ImageSet:
+    """Pictures in memory (see ``Images``); images: uint8 (N, C, H, W)."""
+
+    images: Tensor
+    labels: Tensor | None
+    classes: tuple[str, ...]
+    indices: Tensor
+    skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.shape: tuple[int, int, int] = tuple(self.images.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def get(self, rows: Tensor) -> Tensor:
+        """The pictures of ``rows`` (B,) int64: uint8 (B, C, H, W)."""
+        return self.images[rows]
+
+    def subset(self, rows: Tensor) -> ImageSet:
+        """The set of the pictures of ``rows`` (M,) int64, copied, in that order, with the same classes."""
+        labels = None if self.labels is None else self.labels[rows]
+        return dataclasses.replace(self, images=self.images[rows], labels=labels, indices=self.indices[rows])
+
+
+class LazyImageSet:
+    """Pictures that are decoded when they are asked for (see ``Images``), for sets larger than memory.
+
+    A picture that does not decode is replaced by the next one of its class that does, always the same; it is named
+    once, in the log and in ``skipped``. More than 1% of such raise UserError.
+    """
+
+    def __init__(self, decoder: Decoder, indices: Tensor, workers: int, notes: list[str]) -> None:
+        source = decoder.source
+        self.shape: tuple[int, int, int] = (decoder.channels, *decoder.size)
+        self.classes = source.classes
+        self.labels = None if source.labels is None else torch.from_numpy(source.labels)[indices]
+        self.indices = indices
+        self.skipped: list[tuple[str, str]] = []
+        self.notes = notes
+        self._decoder = decoder
+        self._workers = workers
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        self._bad: dict[int, Bad] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def get(self, rows: Tensor) -> Tensor:
+        """The pictures of ``rows`` (B,) int64: uint8 (B, C, H, W), decoded in threads."""
+        pixels = list(self._pool.map(self._decode, rows.tolist()))
+        return torch.from_numpy(np.stack(pixels)) if pixels else torch.empty((0, *self.shape), dtype=torch.uint8)
+
+    def subset(self, rows: Tensor) -> LazyImageSet:
+        """The set of the pictures of ``rows`` (M,) int64, in that order, with the same classes."""
+        return LazyImageSet(self._decoder, self.indices[rows], self._workers, self.notes)
+
+    def _decode(self, row: int) -> np.ndarray:
+        for candidate in self._alike(row):
+            if candidate in self._bad:
+                continue
+            decoded = self._decoder(int(self.indices[candidate]))
+            if not isinstance(decoded, Bad):
+                return decoded.pixels
+            self._report(candidate, decoded)
+        raise too_many_bad(self._decoder.source, list(self._bad.values()))
+
+    def _alike(self, row: int) -> Iterator[int]:
+        """The row itself, then those of its class in cyclic order."""
+        yield row
+        for other in ((row + step) % len(self) for step in range(1, len(self))):
+            if self.labels is None or self.labels[other] == self.labels[row]:
+                yield other
+
+    def _report(self, row: int, bad: Bad) -> None:
+        with self._lock:
+            if row in self._bad:
+                return
+            self._bad[row] = bad
+            self.skipped.append((bad.name, bad.reason))
+            if len(self._bad) > MOST_BAD * len(self):
+                raise too_many_bad(self._decoder.source, list(self._bad.values()))
+        _log.warning("%s does not decode (%s): another image of its class takes its place", bad.name, bad.reason)
+
+
+def load_images(
+    source: Source,
+    *,
+    size: int | Size | None = None,
+    channels: int | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+    memory: int = MEMORY,
+) -> Images:
+    """The pictures of a source in one size and number of channels, in the source's order.
+
+    size: (H, W) or one number for both, in pixels; None is the size that most have (among equals the smallest).
+    channels: 1 or 3; None is 1 if every picture is grey, else 3. workers: threads; None is one per core.
+    memory: bytes of decoded pixels beyond which the set is not decoded now but as needed (``LazyImageSet``). Then
+    size and channels are told from 2,048 pictures spread over the source.
+
+    Pictures of other sizes are resized and centre-cropped (``centre_crop``). Those that do not decode are skipped and
+    named in ``skipped`` and ``notes``. Raises UserError when more than 1% do not decode, and for a size or channels
+    that cannot be.
+    """
+    _check(size, channels)
+    seen = survey(source, progress)
+    height_width = seen.commonest_size if size is None else (size, size) if isinstance(size, int) else size
+    workers = workers or default_workers()
+    decoder = Decoder(source, height_width, channels or seen.most_channels)
+    if len(source) * decoder.channels * height_width[0] * height_width[1] > memory:
+        return _lazily(decoder, seen.total, seen.sizes[height_width], workers)
+    loading = _Loading(decoder, workers, progress)
+    images = loading.run(lambda: channels is None and decoder.channels == 1 and loading.recoloured > 0)
+    if images is None:  # a coloured picture turned up among those that the survey did not see
+        loading = _Loading(dataclasses.replace(decoder, channels=3), workers, progress)
+        images = loading.run(lambda: False)
+    assert images is not None
+    return images
+
+
+def _check(size: int | Size | None, channels: int | None) -> None:
+    sides = () if size is None else (size,) if isinstance(size, int) else tuple(size)
+    if any(side < 1 for side in sides) or len(sides) > 2:
+        raise UserError(
+            f"size {size} is no image size: expected a number of pixels or (height, width), each at least 1"
+        )
+    if channels not in (None, 1, 3):
+        raise UserError(f"channels {channels} cannot be read from images: expected 1 (grey) or 3 (RGB); leave it out")
+
+
+def _by(size: Size) -> str:
+    height, width = size
+    return f"{height}x{width}" if height == width else f"{height}x{width} (height x width)"
+
+
+def _lazily(decoder: Decoder, seen: int, fitting: int, workers: int) -> LazyImageSet:
+    total = len(decoder.source)
+    notes = [f"{total:,} images are decoded as needed: together they would not fit in memory"]
+    if fitting < seen:
+        notes.append(
+            f"{seen - fitting:,} of {seen:,} images looked at are resized and centre-cropped to {_by(decoder.size)}"
+        )
+    return LazyImageSet(decoder, torch.arange(total), workers, notes)
+
+
+class _Loading:
+    """One pass over a source, decoding into one tensor."""
+
+    def __init__(self, decoder: Decoder, workers: int, progress: bool) -> None:
+        self.decoder = decoder
+        self.workers = workers
+        self.progress = progress
+        self.pixels = np.empty((len(decoder.source), decoder.channels, *decoder.size), dtype=np.uint8)
+        self.bad: dict[int, Bad] = {}
+        self.resized = 0
+        self.recoloured = 0
+
+    def run(self, give_up: Callable[[], bool]) -> ImageSet | None:
+        """Decodes all; None when ``give_up`` says so on the way."""
+        total = len(self.decoder.source)
+        chunks = [range(start, min(start + _CHUNK, total)) for start in range(0, total, _CHUNK)]
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
+        try:
+            bar = tqdm(total=total, desc="reading images", unit="img", delay=1, leave=False, disable=not self.progress)
+            with bar:
+                for chunk, (bad, resized, recoloured) in zip(chunks, pool.map(self._decode, chunks), strict=True):
+                    self.bad.update(bad)
+                    self.resized += resized
+                    self.recoloured += recoloured
+                    if len(self.bad) > MOST_BAD * total:
+                        raise too_many_bad(self.decoder.source, list(self.bad.values()))
+                    if give_up():
+                        return None
+                    bar.update(len(chunk))
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return self._gathered()
+
+    def _decode(self, chunk: range) -> tuple[dict[int, Bad], int, int]:
+        bad, resized, recoloured = {}, 0, 0
+        for i in chunk:
+            decoded = self.decoder(i)
+            if isinstance(decoded, Bad):
+                bad[i] = decoded
+                continue
+            self.pixels[i] = decoded.pixels
+            resized += decoded.resized
+            recoloured += decoded.recoloured
+        return bad, resized, recoloured
+
+    def _gathered(self) -> ImageSet:
+        source = self.decoder.source
+        good = np.array([i for i in range(len(source)) if i not in self.bad], dtype=np.int64)
+        if self.bad:  # closes the gaps in place, since a copy would take the memory twice
+            for row, i in enumerate(good):
+                self.pixels[row] = self.pixels[i]
+        return ImageSet(
+            images=torch.from_numpy(self.pixels[: len(good)]),
+            labels=None if source.labels is None else torch.from_numpy(source.labels[good]),
+            classes=source.classes,
+            indices=torch.from_numpy(good),
+            skipped=[(bad.name, bad.reason) for bad in self.bad.values()],
+            notes=self._notes(len(good)),
+        )
+
+    def _notes(self, good: int) -> list[str]:
+        notes = []
+        if self.resized:
+            where = _by(self.decoder.size)
+            notes.append(f"{self.resized:,} of {good:,} images were resized and centre-cropped to {where}")
+        if self.recoloured:
+            change = "coloured and turned to grey" if self.decoder.channels == 1 else "grey and repeated to 3 channels"
+            notes.append(f"{self.recoloured:,} of {good:,} images were {change}")
+        if self.bad:
+            named = "; ".join(f"{bad.name} ({bad.reason})" for bad in self.bad.values())
+            notes.append(
+                f"{len(self.bad):,} of {good + len(self.bad):,} images do not decode and were skipped: {named}"
+            )
+        return notes

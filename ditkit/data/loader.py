@@ -1,0 +1,106 @@
+"""Batches whose order follows from (seed, step) alone, made ahead of time in a thread."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from ditkit.base import rng
+from ditkit.base.errors import UserError
+from ditkit.base.pixels import from_uint8
+from ditkit.condition import Condition
+from ditkit.data.images import Images
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """x0: float32 (B, C, H, W) in [-1, 1]. condition: its labels (B,), or nothing. index: int64 (B,), rows of the set."""
+
+    x0: Tensor
+    condition: Condition
+    index: Tensor
+
+
+def batch(images: Images, *, step: int, batch_size: int, seed: int, flip: bool = False) -> Batch:
+    """Batch ``step`` (from 0) of an endless sequence that shows each image once an epoch, in a new order each.
+
+    The epochs follow each other without a gap and are cut into batches, so that a batch may span two. It depends on
+    (seed, step) and the set alone: a resume at any step goes on exactly. flip: mirrors half of the images left to
+    right, drawn anew each epoch.
+    """
+    position = torch.arange(step * batch_size, (step + 1) * batch_size)  # B
+    epoch, place = position // len(images), position % len(images)
+    index = torch.empty_like(position)
+    mirrored = torch.zeros_like(position, dtype=torch.bool)
+    for e in epoch.unique().tolist():
+        here = epoch == e
+        index[here] = _order(len(images), seed, e)[place[here]]
+        if flip:
+            mirrored[here] = _mirrored(len(images), seed, e)[index[here]]
+    x0 = from_uint8(images.get(index))  # BCHW
+    if flip:
+        x0 = torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)
+    label = None if images.labels is None else images.labels[index]
+    return Batch(x0, Condition(label=label), index)
+
+
+# A batch touches one or two epochs: what is drawn once an epoch is kept for these, not for all.
+@functools.lru_cache(maxsize=4)
+def _order(count: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(count, generator=rng.generator(seed, "order", epoch))  # N
+
+
+@functools.lru_cache(maxsize=4)
+def _mirrored(count: int, seed: int, epoch: int) -> Tensor:
+    return torch.rand(count, generator=rng.generator(seed, "flip", epoch)) < 0.5  # N
+
+
+def prefetch(make: Callable[[int], T], start: int = 0, stop: int | None = None, *, ahead: int = 2) -> Iterator[T]:
+    """Yields make(start), make(start + 1), ... up to ``stop`` (excluded; None is endless), made ahead in one thread.
+
+    ahead: how many wait at most. An error in ``make`` is raised where its result is due. The thread ends with the
+    iteration, or when the iterator is closed (``contextlib.closing``).
+    """
+    steps = itertools.count(start) if stop is None else iter(range(start, stop))
+    waiting: collections.deque[Future[T]] = collections.deque()
+    pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
+    try:
+        waiting.extend(pool.submit(make, step) for step in itertools.islice(steps, ahead))
+        while waiting:
+            made = waiting.popleft().result()
+            waiting.extend(pool.submit(make, step) for step in itertools.islice(steps, 1))
+            yield made
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def split_heldout(images: Images, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Rows to learn from and rows held out, int64, both ascending: ``fraction`` of each class, at least one.
+
+    Each class keeps at least one on either side. Depends on (seed, labels) alone. Raises UserError for a fraction
+    outside (0, 1) and for a class with fewer than two images.
+    """
+    if not 0 < fraction < 1:
+        raise UserError(f"held-out fraction {fraction} is not between 0 and 1: expected for example 0.2")
+    labels = torch.zeros(len(images), dtype=torch.int64) if images.labels is None else images.labels
+    held: list[Tensor] = []
+    for label in labels.unique().tolist():
+        rows = (labels == label).nonzero().flatten()
+        if len(rows) < 2:
+            name = f"class {images.classes[label]!r}" if images.classes else "the data"
+            raise UserError(f"{name} has 1 image: expected at least 2, one to learn from and one to hold out; add some")
+        count = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
+        held.append(rows[torch.randperm(len(rows), generator=rng.generator(seed, "heldout", label))[:count]])
+    mask = torch.zeros(len(images), dtype=torch.bool)
+    mask[torch.cat(held)] = True
+    return (~mask).nonzero().flatten(), mask.nonzero().flatten()

@@ -1,0 +1,82 @@
+"""What images come from: a source is a numbered list of pictures, with or without classes.
+
+A new kind of source is a class in a file of this folder with ``words``, ``expects`` and ``recognise``: it is found there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from PIL import Image
+
+from ditkit.base.errors import UserError, nearest
+from ditkit.base.registry import members
+
+
+class Source(Protocol):
+    """A numbered list of pictures that are opened one at a time.
+
+    spec: what the user called it by, for messages.
+    words: the words that call an embedded source; empty when it is called by a path.
+    expects: what it is, for messages ("a folder of images").
+    classes: (K,) class names, the index is the label; empty for a set without classes.
+    labels: (N,) int64, 0..K-1; None for a set without classes.
+    """
+
+    words: ClassVar[tuple[str, ...]]
+    expects: ClassVar[str]
+    spec: str
+    classes: tuple[str, ...]
+    labels: np.ndarray | None
+
+    def __init__(self, spec: str) -> None: ...
+
+    @classmethod
+    def recognise(cls, spec: str) -> bool:
+        """Whether ``spec`` names a source of this kind."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def name(self, i: int) -> str:
+        """The name of picture i inside the source, for messages."""
+        ...
+
+    def open(self, i: int) -> Image.Image:
+        """Picture i, perhaps not decoded yet; safe in threads. Raises anything when it cannot be read."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A hexadecimal digest that changes when the content does; cheap, so from names, sizes and checksums."""
+        ...
+
+
+def _is_source(value: Any) -> bool:
+    return isinstance(value, type) and value is not Source and hasattr(value, "recognise")
+
+
+def open_source(spec: str | Path) -> Source:
+    """The source that ``spec`` names: an embedded set ("digits"), a folder, an archive.
+
+    An embedded set's word wins over a folder of that name ("./digits" is the folder).
+    Raises UserError when nothing recognises ``spec``, naming the nearest that there is, and whatever the source raises.
+    """
+    spec = str(spec)
+    kinds = list(members("ditkit.data", _is_source).values())
+    recognised = [kind for kind in kinds if kind.recognise(spec)]
+    if not recognised:
+        raise _unrecognised(spec, kinds)
+    return min(recognised, key=lambda kind: spec not in kind.words)(spec)
+
+
+def _unrecognised(spec: str, kinds: list[type[Source]]) -> UserError:
+    path = Path(spec).expanduser()
+    expected = ", ".join(sorted(kind.expects for kind in kinds))
+    words = [word for kind in kinds for word in kind.words]
+    siblings = {str(Path(spec).parent / p.name): None for p in path.parent.iterdir()} if path.parent.is_dir() else {}
+    close = nearest(spec, [*words, *siblings])
+    hint = f"; did you mean {close!r}?" if close else "; check the path"
+    what = "cannot be read as images" if path.exists() else "does not exist"
+    return UserError(f"data {spec!r} {what}: expected one of: {expected}{hint}")

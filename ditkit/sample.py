@@ -1,0 +1,96 @@
+"""Floor 2: noise -> grid -> solver -> images. One seed an image: the same one whatever the batch it is drawn in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ditkit.base import rng
+from ditkit.base.errors import UserError
+from ditkit.condition import Condition
+from ditkit.process.denoiser import Denoise, Denoiser
+from ditkit.process.path import over
+from ditkit.solvers.state import State
+
+Guide = Callable[[Denoiser], Denoise]
+Solver = Callable[..., Iterator[State]]
+
+ROWS = 8
+"""Batches are padded to a multiple of this many rows: matrix products of fewer rows take other kernels, whose rounding
+differs in the last bit, and the same seed would not give the same image to the bit in batches of 1, 3 and 64."""
+
+
+def trajectory(
+    denoiser: Denoiser,
+    condition: Condition,
+    seeds: Sequence[int],
+    shape: tuple[int, ...],
+    ts: Tensor,
+    *,
+    solver: Solver,
+    guide: Guide = lambda denoiser: denoiser,
+    device: torch.device | str = "cpu",
+) -> Iterator[State]:
+    """The states of one batch from ts[0] to ts[-1]; x has len(seeds) rows.
+
+    condition: of the rows, in order. shape: (C, H, W). solver: one of ditkit.solvers, its options bound.
+    """
+    real = len(seeds)
+    padded = [*seeds, *[seeds[-1]] * (-real % ROWS)]
+    rows = torch.arange(len(padded)).clamp(max=real - 1)
+    denoise = guide(denoiser.given(condition[rows].to(device)))
+    start = rng.normal_per_sample(shape, 0, "sample", padded, device=device)
+
+    def noise(k: int) -> Tensor:
+        return rng.normal_per_sample(shape, 0, "sample", padded, k + 1, device=device)
+
+    for state in solver(denoise, over(denoise.path.sigma(ts[0]), start) * start, ts, noise=noise):
+        said = state.said[:real]
+        yield State(state.x[:real], state.t, said)
+
+
+@torch.inference_mode()
+def sample(
+    denoiser: Denoiser,
+    condition: Condition,
+    seeds: Sequence[int],
+    shape: tuple[int, ...],
+    ts: Tensor,
+    *,
+    batch_size: int = 64,
+    progress: str | None = None,
+    **how: object,
+) -> Tensor:
+    """Samples, (len(seeds), C, H, W) float32 on the CPU; row i depends on seeds[i] and its condition alone.
+
+    progress: the progress bar's label, None for none. how: solver, guide and device, as in ``trajectory``.
+    Raises UserError when a sample is not finite, naming its seed.
+    """
+    done = []
+    total = len(seeds) * (len(ts) - 1)
+    with tqdm(total=total, desc=progress, unit="image step", unit_scale=True, disable=progress is None) as bar:
+        for i in range(0, len(seeds), batch_size):
+            part = seeds[i : i + batch_size]
+            states = trajectory(denoiser, condition[i : i + batch_size], part, shape, ts, **how)  # type: ignore[arg-type]
+            x = _last(states, lambda part=part: bar.update(len(part))).x
+            _check_finite(x, part)
+            done.append(x.float().cpu())
+    return torch.cat(done)
+
+
+def _last(states: Iterator[State], each: Callable[[], object]) -> State:
+    state = None
+    for reached in states:
+        state = reached
+        each()
+    assert state is not None
+    return state
+
+
+def _check_finite(x: Tensor, seeds: Sequence[int]) -> None:
+    bad = [seed for seed, good in zip(seeds, x.isfinite().flatten(1).all(1).tolist(), strict=True) if not good]
+    if bad:
+        raise UserError(f"{len(bad)} samples are not finite (seed {bad[0]}, ...): try more steps or less guidance")

@@ -1,0 +1,33 @@
+"""Floor 4: AdamW with a warm-up, and gradient clipping."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ditkit.train.settings import TrainSettings
+
+
+def adamw(net: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019) over the trainable parameters of net, fused where the device can."""
+    parameters = [p for p in net.parameters() if p.requires_grad]
+    fused = parameters[0].device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(
+        parameters, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=fused
+    )
+
+
+def learning_rate(settings: TrainSettings, step: int) -> float:
+    """The learning rate of a step (0, 1, ...): rises linearly over ``warmup`` steps, then constant."""
+    return settings.lr * min(1.0, (step + 1) / settings.warmup) if settings.warmup else settings.lr
+
+
+def update(optimizer: torch.optim.Optimizer, lr: float, clip: float | None) -> Tensor:
+    """One step at ``lr`` after clipping the gradients' norm, then clears them; gives the norm before clipping, ()."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = nn.utils.clip_grad_norm_(parameters, float("inf") if clip is None else clip)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm

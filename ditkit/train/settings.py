@@ -1,0 +1,53 @@
+"""Floor 4: the settings of a training run, as data. Imports no torch: the command line reads them for --help."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+Positive = Annotated[int, Field(gt=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class TrainSettings:
+    """How a network is trained."""
+
+    steps: Positive = 100_000
+    """Optimiser steps in all."""
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    """Stop after this many minutes of training even if steps are left; None: no limit."""
+    batch_size: Positive = 256
+    """Images per optimiser step."""
+    accumulate: Positive = 1
+    """Split each batch into this many forward and backward passes, to save memory."""
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    """Learning rate of AdamW after the warm-up."""
+    warmup: Annotated[int, Field(ge=0)] = 0
+    """Steps over which the learning rate rises linearly from 0."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's decoupled weight decay."""
+    betas: tuple[Probability, Probability] = (0.9, 0.999)
+    """AdamW's decay rates of the first and second moment."""
+    clip: Annotated[float, Field(gt=0)] | None = 1.0
+    """Largest gradient norm; None: no clipping."""
+    ema_decay: Probability = 0.9999
+    """Decay of the exponential moving average of the weights (reached gradually in the first steps)."""
+    label_dropout: Probability = 0.1
+    """Share of the samples that train the learned null, for classifier-free guidance."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """The dtype of the network's matrix products; weights, loss, optimiser and EMA stay float32."""
+    compile: bool = False
+    """Compile the network with torch.compile."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
+    log_every: Positive = 20
+    """Steps between lines of log.jsonl."""
+    sample_every: Positive | None = 5_000
+    """Steps between sample grids; None: none."""
+    checkpoint_every: Positive = 5_000
+    """Steps between checkpoints."""
+    keep_checkpoints: Positive = 2
+    """How many of the newest checkpoints stay."""
