@@ -14,7 +14,7 @@ from ditkit.base.errors import UserError
 from ditkit.process import betas as schedules
 from ditkit.process.chain import Chain, full_chain
 from ditkit.process.gaussian import discretized_gaussian_log_likelihood, normal_cdf, normal_kl
-from ditkit.process.grid import chain_grid, respaced_indices, sampling_grid, uniform_density
+from ditkit.process.grid import Respaced, chain_grid, respaced_indices, sampling_grid, uniform_density
 from ditkit.process.path import DDPMLinear, DiscretePath, Path
 from ditkit.process.prediction import Prediction, split_variance
 from tests.exact import DISCRETE, PATHS, PREDICTIONS, Straight, normal
@@ -187,6 +187,9 @@ def test_a_respaced_chain_is_the_chain_of_the_respaced_betas(path: DiscretePath,
     product = torch.cumprod(1 - path.betas, 0)[indices]
     before = torch.cat([torch.ones(1, dtype=torch.float64), product[:-1]])
     own = full_chain(DiscretePath(1 - product / before))
+    as_a_path = Respaced(path, indices)
+    close(as_a_path.betas, own.beta.flip(0))
+    assert as_a_path.network_time(full_chain(as_a_path).t).tolist() == indices[::-1]
     for name in (
         "alpha_t",
         "sigma_s",

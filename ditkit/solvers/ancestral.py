@@ -76,13 +76,13 @@ def ddim(denoise: Denoise, x: Tensor, ts: Tensor, *, noise: Noise, eta: float = 
         yield State(x, chain.s[k], said)
 
 
-def ddim_invert(denoise: Denoise, x: Tensor, ts: Tensor) -> Tensor:
-    """The noise at ts[0] that DDIM with eta 0 turns into x, up to the grid's error (Song et al. 2021, section 4.3).
+def ddim_invert(denoise: Denoise, x0: Tensor, ts: Tensor) -> Tensor:
+    """The noise at ts[0] that DDIM with eta 0 turns into x0, up to the grid's error (Song et al. 2021, section 4.3).
 
-    x: (B, C, ...) images. A denoiser says nothing of use at t = 0: the images are taken to be at the grid's last
+    x0: (B, C, ...) images. A denoiser says nothing of use at t = 0: the images are taken to be at the grid's last
     positive time, as published code does.
     """
-    rising = ts[ts > 0].flip(0)
+    x, rising = x0, ts[ts > 0].flip(0)
     for t, noisier in itertools.pairwise(rising):
         said = denoise(x, t)
         x = denoise.path.mix(said.x0, said.eps, noisier)
