@@ -210,6 +210,15 @@ def test_the_full_chain_is_the_schedule():
     assert full_chain(path) is full_chain(path)
 
 
+def test_a_chain_may_end_in_pure_noise():
+    chain = full_chain(DiscretePath(schedules.inverse(30)))
+    assert (chain.alpha_t[0], chain.sigma_t[0], chain.beta[0]) == (0, 1, 1)
+    close(chain.alpha_t**2, torch.arange(30).double() / 30)
+    for name in ("posterior_x0", "posterior_xt", "posterior_variance", "log_small", "log_large"):
+        assert bool(getattr(chain, name).isfinite().all())
+    assert chain.posterior_xt[0] == 0
+
+
 def test_steps_are_found_by_their_times():
     chain = full_chain(DDPMLinear(steps=60))
     k = torch.tensor([0, 59, 7, 7])
@@ -251,6 +260,20 @@ def test_a_grid_that_does_not_descend_is_refused(ts: list[float]):
 
 
 # --- grids ---
+
+
+@pytest.mark.parametrize(
+    ("steps", "spec", "indices"),
+    [
+        (8, "3", [0, 4, 7]),  # 3.5 rounds to even
+        (10, "2,2,2", [0, 3, 4, 6, 7, 9]),  # the first section takes the remainder
+        (10, "1", [0]),
+        (10, "ddim4", [0, 3, 6, 9]),
+        (3, "", [0, 1, 2]),
+    ],
+)
+def test_respacing_visits_what_was_published(steps: int, spec: str, indices: list[int]):
+    assert respaced_indices(steps, spec) == indices
 
 
 @given(st.integers(20, 400), st.data())

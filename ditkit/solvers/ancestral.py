@@ -27,7 +27,7 @@ def ddpm_moments(chain: Chain, k: Tensor, x: Tensor, said: Denoised, variance: s
     x: (B, C, ...) at the steps' starts; k: () or (B,) int64, steps of the chain; variance: see Chain.log_variance.
     """
     log_variance = chain.log_variance(variance, k, x, said.variance_mix)
-    return chain.posterior_mean(said.x0, x, k), log_variance.expand_as(x)
+    return chain.posterior_mean(said.x0, x, k), log_variance.to(x.device).expand_as(x)
 
 
 def ddpm_step(chain: Chain, k: Tensor, mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
