@@ -36,11 +36,19 @@ def main(args: Sequence[str]) -> int:
     from ditkit.app import training
 
     if options.resume is not None:
-        given = [a for a in args if a.startswith("--") and not a.startswith(("--resume", "--train.steps", "--train.minutes"))]
+        given = [
+            a for a in args if a.startswith("--") and not a.startswith(("--resume", "--train.steps", "--train.minutes"))
+        ]
         if name or given:
             extra = name or given[0]
-            raise UserError(f"--resume goes on with a run as it was: leave out {extra} (only --train.steps and .minutes)")
-        limits = {k: getattr(options.train, k) for k in ("steps", "minutes") if any(a.startswith(f"--train.{k}") for a in args)}
+            raise UserError(
+                f"--resume goes on with a run as it was: leave out {extra} (only --train.steps and .minutes)"
+            )
+        limits = {
+            k: getattr(options.train, k)
+            for k in ("steps", "minutes")
+            if any(a.startswith(f"--train.{k}") for a in args)
+        }
         stopped = training.resume(options.resume, limits)
     else:
         if not options.data.source:
