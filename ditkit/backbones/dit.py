@@ -44,7 +44,7 @@ class DiT(nn.Module):
     width, depth, heads, mlp_ratio: D, number of blocks, attention heads, hidden units of the MLP over D.
     num_classes: K, or 0 for a model without classes. ``null_class``: the label table has a row for NULL_LABEL.
     conditioning: "adaln_zero", "adaln", "cross_attention" or "in_context" (``dit_blocks``).
-    embedders: 1 embedding of time and label for all blocks, or ``depth``: one per block (the last layer uses block 0's).
+    embedders: 1 embedding of time and label for all blocks, or ``depth``: one per block (the last layer: block 0's).
     norm_eps: of the norms before attention and before the MLP. ``max_period``: of the time sinusoids.
     seed: of the initial weights; keyed by it and the parameter's name, never from global state.
 
@@ -78,16 +78,15 @@ class DiT(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.input_size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
+        height, wide = (input_size, input_size) if isinstance(input_size, int) else input_size
+        self.input_size = (height, wide)
         self.patch_size, self.in_channels, self.num_classes = patch_size, in_channels, num_classes
         self.learned_variance = learned_variance
         self.grid = grid_of(self.input_size, patch_size)
         if embedders not in (1, depth):
             raise UserError(f"embedders {embedders}: expected 1 (shared) or the depth {depth} (one per block)")
-
-        block = block_class(conditioning)
+        self.variant = block = block_class(conditioning)
         out_channels = in_channels * (2 if learned_variance else 1)
-        positions = sincos_2d(width, *self.grid)
         device = torch.empty(0).device
         with torch.device("meta"):  # so that nothing is drawn before initialise() draws it, once
             self.conditioners = nn.ModuleList(
@@ -97,7 +96,7 @@ class DiT(nn.Module):
             self.blocks = nn.ModuleList(block(width, heads, int(width * mlp_ratio), norm_eps) for _ in range(depth))
             self.final = block.final(width, patch_size**2 * out_channels)
         self.to_empty(device=device)
-        self.register_buffer("positions", positions.to(device, torch.get_default_dtype()))  # N D
+        self.register_buffer("positions", sincos_2d(width, *self.grid).to(device, torch.get_default_dtype()))  # N D
         initialise(self, seed)
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition, keep: Collection[int] = ()) -> Output:
@@ -108,13 +107,13 @@ class DiT(nn.Module):
         self._check(x, condition, keep)
         vectors = [conditioner(t, condition) for conditioner in self.conditioners]  # B S D each
         first = vectors[0]
-        h = self.blocks[0].enter(self.patches(x) + self.positions, first)
+        h = self.variant.enter(self.patches(x) + self.positions, first)
         kept: dict[int, Tensor] = {}
         for i, block in enumerate(self.blocks):
             h = block(h, vectors[i % len(vectors)])
             if i in keep:
-                kept[i] = block.leave(h, first)
-        tokens = self.final(self.blocks[-1].leave(h, first), first)  # B N PPC
+                kept[i] = self.variant.leave(h, first)
+        tokens = self.final(self.variant.leave(h, first), first)  # B N PPC
         return Output(unpatchify(tokens, self.grid, self.patch_size), kept)
 
     def _check(self, x: Tensor, condition: Condition, keep: Collection[int]) -> None:

@@ -103,7 +103,10 @@ class InContextBlock(Block):
 
 
 class CrossAttentionBlock(Block):
-    """Between self-attention and MLP, a cross-attention to the condition vectors."""
+    """Between self-attention and MLP, a cross-attention to the condition vectors.
+
+    Without classes there is one vector, time, and every token takes it whole: the queries then change nothing.
+    """
 
     name = "cross_attention"
     affine = True

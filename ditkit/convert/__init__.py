@@ -1,27 +1,25 @@
-"""Floor 3: one file per foreign checkpoint layout, both ways. A layout is a subclass of ``Layout``, found by its module."""
+"""Floor 3: one file per foreign checkpoint layout, both ways. A layout is a subclass of ``Layout``."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from ditkit.backbones.dit import DiT
-    from ditkit.convert.layout import Layout, State
+import torch
+
+from ditkit.backbones.dit import DiT
+from ditkit.base.errors import UserError
+from ditkit.base.registry import members
+from ditkit.convert.layout import Layout, State
 
 
 def layouts() -> dict[str, type[Layout]]:
     """Every known layout by its name."""
-    from ditkit.base.registry import members
-    from ditkit.convert.layout import Layout
-
     return members(__name__, lambda v: isinstance(v, type) and issubclass(v, Layout) and v is not Layout)
 
 
 def recognise(keys: Collection[str]) -> type[Layout]:
-    """The layout whose marks are all among the keys of a state dict; UserError that names a few keys when there is none."""
-    from ditkit.base.errors import UserError
-
+    """The layout whose marks are all among the keys; UserError that names a few keys when there is none."""
     known = layouts()
     for layout in known.values():
         if all(mark in keys for mark in layout.marks):
@@ -36,11 +34,6 @@ def load_dit(state: State, **known: Any) -> DiT:
     known: constructor arguments that shapes do not say (``heads``, ``input_size``) or that should win.
     Raises UserError for an unknown layout, an argument that is missing, or weights that do not fit.
     """
-    import torch
-
-    from ditkit.backbones.dit import DiT
-    from ditkit.base.errors import UserError
-
     layout = recognise(state)
     arguments = layout.arguments(state, **known)
     with torch.device("meta"):

@@ -42,7 +42,14 @@ class FacebookDiT(Layout):
     """facebookresearch/DiT."""
 
     name = "dit"
-    marks = ("x_embedder.proj.weight", "t_embedder.mlp.0.weight", "blocks.0.adaLN_modulation.1.weight")
+    marks = (
+        "pos_embed",
+        "x_embedder.proj.weight",
+        "t_embedder.mlp.0.weight",
+        "blocks.0.adaLN_modulation.1.weight",
+        "blocks.0.mlp.fc1.weight",
+        "final_layer.linear.weight",
+    )
 
     @classmethod
     def arguments(cls, state: State, **known: Any) -> dict[str, Any]:

@@ -74,13 +74,15 @@ class DiffusersDiT(Layout):
     name = "dit_diffusers"
     marks = (
         "pos_embed.proj.weight",
-        "transformer_blocks.0.norm1.emb.timestep_embedder.linear_1.weight",
+        f"{BLOCKS}.0.norm1.emb.timestep_embedder.linear_1.weight",
+        f"{BLOCKS}.0.norm1.emb.class_embedder.embedding_table.weight",
+        f"{BLOCKS}.0.ff.net.0.proj.weight",
         "proj_out_2.weight",
     )
 
     @classmethod
     def arguments(cls, state: State, **known: Any) -> dict[str, Any]:
-        """See ``Layout.arguments``: ``input_size`` (their sample_size) must be known, heads unless the size is published."""
+        """See ``Layout.arguments``: ``input_size`` (their sample_size) must be known, heads too unless published."""
         if "input_size" not in known:
             raise UserError(
                 "a diffusers DiT does not hold its input size: give input_size= (sample_size in its config)"
@@ -117,5 +119,10 @@ class DiffusersDiT(Layout):
     @classmethod
     def from_ditkit(cls, state: State) -> State:
         """See ``Layout.from_ditkit``: positions are left out, as this layout makes them anew."""
+        depth, embedders = count_blocks(state, "blocks"), count_blocks(state, "conditioners")
+        if embedders != depth:
+            raise UserError(
+                f"a diffusers DiT embeds time and label in each of {depth} blocks; this one has {embedders}"
+            )
         weights = {key: value for key, value in state.items() if key != "positions"}
-        return split(rename(weights, {ours: theirs for theirs, ours in names(count_blocks(state, "blocks")).items()}))
+        return split(rename(weights, {ours: theirs for theirs, ours in names(depth).items()}))

@@ -31,7 +31,7 @@ class Cost:
 def cost(net: nn.Module, *inputs: Any) -> Cost:
     """The cost of ``net(*inputs)``; multiply-adds scale with the batch, so give a batch of 1 for the cost per image.
 
-    Runs on the meta device: nothing is computed and ``net`` is not changed. Inputs are tensors, or have ``.to(device)``.
+    Runs on the meta device: nothing is computed, ``net`` is not changed. Inputs are tensors, or have ``.to(device)``.
     """
     tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     meta = {name: tensor.detach().to("meta") for name, tensor in tensors.items()}

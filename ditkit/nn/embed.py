@@ -15,7 +15,7 @@ from ditkit.condition import NULL_LABEL
 
 
 def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
-    """cat[cos(t f), sin(t f)] with f_i = max_period^(-i / (dim // 2)): (B,) to (B, dim) float32; an odd dim ends with 0.
+    """cat[cos(t f), sin(t f)] with f_i = max_period^(-i / (dim // 2)): (B,) to (B, dim) float32; odd dims end with 0.
 
     Vaswani et al. 2017, section 3.5, for a real position t.
     """
@@ -58,7 +58,7 @@ class LabelEmbedding(nn.Module):
         super().__init__()
         self.num_classes = num_classes
         self.null_row = null_row
-        self.table = nn.Embedding(num_classes + null_row, width)
+        self.table = nn.Embedding(num_classes + int(null_row), width)
 
     def forward(self, label: Tensor) -> Tensor:
         """(B,) to (B, D). Raises UserError for a label that has no row."""

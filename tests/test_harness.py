@@ -1,0 +1,95 @@
+"""The conformance harness itself: what counts as a match, and how a run is counted."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tests.conformance.harness import ROOT, Case, Spec, adapter_of, cases, compare
+
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    ("actual", "expected", "spec", "matched"),
+    [
+        (torch.tensor([1.0, 2.02]), [1.0, 2.0], Spec((2,), rtol=0.01), True),
+        (torch.tensor([1.0, 2.03]), [1.0, 2.0], Spec((2,), rtol=0.01), False),
+        (torch.tensor([0.1, 0.0]), [0.0, 0.0], Spec((2,), atol=0.2), True),
+        (torch.tensor([0.1, 0.0]), [0.0, 0.0], Spec((2,), atol=0.2, atol_elem=[0.0, 1.0]), False),
+        (torch.tensor([0.1, 0.0]), [0.0, 0.0], Spec((2,), atol=0.0, atol_elem=[0.2, 0.0]), True),
+        (torch.tensor([3, 4]), [3, 4], Spec((2,), exact=True), True),
+        (torch.tensor([3, 5]), [3, 4], Spec((2,), exact=True), False),
+        (torch.tensor([True, False]), [True, False], Spec((2,), exact=True), True),
+        (torch.tensor([1.0 + 1e-7]).double(), [1.0], Spec((1,), atol=1e-3, float64_atol=1e-9), False),
+        (torch.tensor([1.0 + 1e-7]).float(), [1.0], Spec((1,), atol=1e-3, float64_atol=1e-9), True),
+        (torch.tensor([[1.0]]), [1.0], Spec((1,), atol=1.0), False),
+        (torch.tensor([NAN]), [1.0], Spec((1,), atol=1.0), False),
+        (torch.tensor([NAN, math.inf]), [NAN, math.inf], Spec((2,), atol=1.0), True),
+        (torch.tensor([1.0]), [math.inf], Spec((1,), rtol=1.0), False),
+        (torch.zeros(0), [], Spec((0,)), True),
+        (None, [1.0], Spec((1,), atol=1.0), False),
+        (1.0, [1.0], Spec((1,), atol=1.0), False),
+    ],
+)
+def test_the_rule_of_comparison(actual: Tensor | None, expected: list[float], spec: Spec, matched: bool) -> None:
+    assert compare("y", actual, torch.tensor(expected), spec).matched is matched
+
+
+def golden_folder(folder: Path, grids: list[list[int]], wrong: float = 0.0) -> Path:
+    """A folder of two cases: one that is covered, and one that is not."""
+    name = "dit_pos_embed"
+    case = Case(name, folder, {"config": {"grids": grids}})
+    adapter = adapter_of(name)
+    assert adapter is not None
+    answers = {f"out.{key}": value + wrong for key, value in adapter(case).items()}
+    save_file(answers, folder / f"{name}.safetensors")
+    near = {"dtype": "float64", "rtol": 1e-5, "atol": 1e-6, "float64_atol": 1e-11}
+    outputs = {key: near | {"shape": list(value.shape)} for key, value in answers.items()}
+    entry = {"case": name, "file": f"{name}.safetensors", "config": {"grids": grids}, "outputs": outputs}
+    other = entry | {"case": "of_another_kind", "outputs": {}}
+    (folder / "index.json").write_text(json.dumps({"cases": [entry, other]}))
+    return folder
+
+
+def test_a_case_takes_its_numbers_from_the_index(tmp_path: Path) -> None:
+    case = cases(golden_folder(tmp_path, [[12, 3], [8, 2]]))[0]
+    adapter = adapter_of(case.name)
+    assert adapter is not None
+    assert [difference.matched for difference in case.run(adapter)] == [True, True]
+    missing = case.run(lambda case: dict(list(adapter(case).items())[:1]))
+    assert [difference.matched for difference in missing] == [False, True]
+    assert adapter_of("of_another_kind") is None
+
+
+def run_suite(goldens: Path, *options: str) -> list[str]:
+    """The last lines of a conformance run of its own, which writes its errors into the folder of goldens."""
+    command = [sys.executable, "-m", "pytest", "tests/conformance", "-k", "golden", "--rootdir", str(goldens), *options]
+    environment = os.environ | {"DITKIT_GOLDENS": str(goldens), "PYTHONPATH": str(ROOT)}
+    environment.pop("PYTEST_XDIST_WORKER", None)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    return done.stdout.splitlines()
+
+
+def test_a_run_in_other_processes_ends_with_its_counts(tmp_path: Path) -> None:
+    lines = run_suite(golden_folder(tmp_path, [[8, 2]], wrong=1e-3), "-n", "1")
+    assert lines[-1] == "conformance: 0 matched, 1 differ, 1 not covered"
+    errors = json.loads((tmp_path / "conformance-errors.json").read_text())["goldens"]
+    assert errors["of_another_kind"] == {"verdict": "not covered"}
+    assert errors["dit_pos_embed"]["output"] == "pos_8_2"
+    assert errors["dit_pos_embed"]["largest_error"] == pytest.approx(1e-3)
+    assert errors["dit_pos_embed"]["fraction_of_tolerance"] > 1
+
+
+def test_a_run_without_goldens_says_so(tmp_path: Path) -> None:
+    lines = run_suite(tmp_path)
+    assert lines[-1].startswith(f"conformance: skipped, because there is no index.json in {tmp_path}")
