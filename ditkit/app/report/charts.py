@@ -181,7 +181,6 @@ def chart(
     return element(
         "figure",
         element("figcaption", title),
-        element("ul", *keys, class_="legend") if keys else None,
         element(
             "div",
             element("svg", *paths, viewBox=f"0 0 {_UNIT} {_UNIT}", preserveAspectRatio="none", aria_hidden="true"),
@@ -190,7 +189,12 @@ def chart(
             role="img",
             aria_label=alt,
         ),
-        element("p", x_label, class_="x-label"),
+        element(
+            "div",
+            element("ul", *keys, class_="legend") if keys else None,
+            element("p", x_label, class_="x-label"),
+            class_="foot",
+        ),
         class_="chart",
     )
 
