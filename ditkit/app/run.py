@@ -75,9 +75,7 @@ def create(folder: Path | str, recipe: Recipe) -> Run:
     """Makes a new run's folder with its recipe. UserError when there is something already."""
     folder = Path(folder)
     if (folder / "recipe.yaml").exists():
-        raise UserError(
-            f"run {folder} exists already: choose another --out, or go on with ditkit train --resume {folder}"
-        )
+        raise UserError(f"run {folder} exists: choose another --out, or go on with ditkit train --resume {folder}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--out {folder} exists and is not empty: expected a new folder; nothing was written")
     write_text(folder / "recipe.yaml", to_yaml(recipe))
