@@ -34,6 +34,8 @@ class Data:
     """Condition on the classes where the source has them."""
     flip: bool = False
     """Mirror images left to right at random."""
+    autoencoder: str | None = None
+    """An autoencoder's folder or file: diffuse in its latent space; None: pixels."""
 
 
 @dataclass(frozen=True, config=_STRICT)
