@@ -1,10 +1,11 @@
 """What images come from: a source is a numbered list of pictures, with or without classes.
 
-A new kind of source is a class in a file of this folder with ``words``, ``expects`` and ``recognise``: it is found there.
+A new kind of source is a class in a file of this folder, with what ``Source`` asks for: it is found there.
 """
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -75,8 +76,10 @@ def _unrecognised(spec: str, kinds: list[type[Source]]) -> UserError:
     path = Path(spec).expanduser()
     expected = ", ".join(sorted(kind.expects for kind in kinds))
     words = [word for kind in kinds for word in kind.words]
-    siblings = {str(Path(spec).parent / p.name): None for p in path.parent.iterdir()} if path.parent.is_dir() else {}
+    siblings: list[str] = []
+    with contextlib.suppress(OSError):
+        siblings = [str(Path(spec).parent / sibling.name) for sibling in path.parent.iterdir()]
     close = nearest(spec, [*words, *siblings])
     hint = f"; did you mean {close!r}?" if close else "; check the path"
-    what = "cannot be read as images" if path.exists() else "does not exist"
+    what = "cannot be read as images" if spec and path.exists() else "does not exist"
     return UserError(f"data {spec!r} {what}: expected one of: {expected}{hint}")
