@@ -146,11 +146,14 @@ def test_what_does_not_exist_names_the_nearest(tmp_path):
     assert "a folder of images" in message
     assert ".zip" in message
     assert "does not exist" in refusal("")
+    assert "did you mean" not in refusal(str(tmp_path / "quite else"))
 
 
 def test_a_file_that_is_no_archive_is_refused(tmp_path):
     put(tmp_path, "1.png")
-    assert "cannot be read as images" in refusal(str(tmp_path / "1.png"))
+    message = refusal(str(tmp_path / "1.png"))
+    assert "cannot be read as images" in message
+    assert "did you mean" not in message
 
 
 @pytest.mark.parametrize("packed", [False, True])
