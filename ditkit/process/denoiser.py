@@ -48,7 +48,7 @@ class Denoise(Protocol):
 class Denoiser:
     """A network read as a denoiser of its path.
 
-    net: called as net(x, network_time, condition), returns an object whose ``prediction`` is (B, C or 2C, ...).
+    net: called as net(x, network_time, condition), returns a named tuple whose ``prediction`` is (B, C or 2C, ...).
     autocast: the dtype that the network's matrix products run in (None: as the weights are).
     """
 
@@ -67,7 +67,7 @@ class Denoiser:
         time = self.path.network_time(t.double()).expand(len(x)).to(x.device, torch.float32)
         with torch.autocast(x.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             output = self.net(x, time, self.condition, keep=keep) if keep else self.net(x, time, self.condition)
-        return dataclasses.replace(output, prediction=output.prediction.float())
+        return output._replace(prediction=output.prediction.float())
 
     def __call__(self, x: Tensor, t: Tensor) -> Denoised:
         p, mix = split_variance(self.output(x, t).prediction, x.shape[1])
@@ -97,7 +97,7 @@ class MapX0:
         said = self.denoise(x, t)
         x0 = self.function(said.x0)
         alpha, sigma = self.path.alpha(t), self.path.sigma(t)
-        eps = over(1 / sigma, x) * x - over(alpha / sigma, x0) * x0
+        eps = over(1 / sigma, x) * (x - over(alpha, x0) * x0)
         return Denoised(x0, eps, said.variance_mix)
 
 
