@@ -279,6 +279,23 @@ def test_saved_png_reads_back_exactly_and_leaves_nothing_beside_it(tmp_path):
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["sheet.png"]
 
 
+def test_png_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "sheet.png"
+    pictures.save_png(path, pictures.grid(images(1, 1, 4, 4), 1))
+    before = path.read_bytes()
+
+    def full_device(self, data):
+        with open(self, "wb") as file:
+            file.write(data[: len(data) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full_device)
+    with pytest.raises(UserError, match="no space left"):
+        pictures.save_png(path, pictures.grid(images(1, 3, 9, 9), 1))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
 # Charts and words
 
 

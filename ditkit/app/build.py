@@ -83,20 +83,21 @@ def guide(sampling: Sampling, conditional: bool) -> Guide:
 
 def network(model: Model, process: Process, facts: Mapping[str, Any]) -> nn.Module:
     """The network for data of these facts: input_size (H, W), channels, and classes (a list of names, or empty)."""
-    accept = _concrete(nn.Module)
-    place = "ditkit.backbones"
-    kind = registry.find("backbone", place, lambda v: accept(v) and hasattr(v, "presets"), model.backbone)
-    preset: dict[str, Any] = {}
-    if model.preset is not None:
-        if model.preset not in kind.presets:
-            raise unknown("preset", model.preset, kind.presets)
-        preset = kind.presets[model.preset]
+    kind = registry.find("backbone", "ditkit.backbones", lambda v: hasattr(v, "presets"), model.backbone)
+    presets = kind.presets()
+    if model.preset is not None and model.preset not in presets:
+        raise unknown("preset", model.preset, presets)
+    preset = presets[model.preset] if model.preset else {}
+    given = preset | model.overrides()
+    missing = [p.name for p in registry.required(kind) if p.name not in {*given, "input_size", "in_channels"}]
+    if missing:
+        raise UserError(f"the model lacks {', '.join(missing)}: set --model.{missing[0]} ... or a --model.preset")
     return kind(
         input_size=tuple(facts["input_size"]),
         in_channels=facts["channels"],
         num_classes=len(facts["classes"]),
         learned_variance=process.learned_variance,
-        **(preset | model.overrides()),
+        **given,
     )
 
 

@@ -42,7 +42,7 @@ def usage() -> str:
     )
 
 
-def parse(kind: type[T], command: str, args: Sequence[str], *, default: T | None = None) -> T:
+def parse(kind: type[T], command: str, args: Sequence[str], *, default: Any = None) -> T:
     """The command's arguments as a typed object; UserError in one line when they do not fit."""
     import tyro
 
@@ -79,6 +79,8 @@ def main(args: Sequence[str] | None = None) -> None:
     if args[0] == "--version":
         print(f"ditkit {__version__}")
         raise SystemExit(0)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_MININTERVAL", "10")  # progress in a log file: a line now and then
     try:
         raise SystemExit(_run(args[0], args[1:]))
     except UserError as error:

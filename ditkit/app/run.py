@@ -75,7 +75,7 @@ def create(folder: Path | str, recipe: Recipe) -> Run:
     """Makes a new run's folder with its recipe. UserError when there is something already."""
     folder = Path(folder)
     if (folder / "recipe.yaml").exists():
-        raise UserError(f"run {folder} exists already: choose another --out, or go on with ditkit train --resume {folder}")
+        raise UserError(f"run {folder} exists: choose another --out, or go on with ditkit train --resume {folder}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--out {folder} exists and is not empty: expected a new folder; nothing was written")
     write_text(folder / "recipe.yaml", to_yaml(recipe))
@@ -114,6 +114,11 @@ class Model:
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of an image."""
         return (self.facts["channels"], *self.facts["input_size"])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of an image in pixels."""
+        return (self.shape[1], self.shape[2])
 
     def labels(self, num: int, classes: Sequence[int] | None = None) -> torch.Tensor | None:
         """Labels of ``num`` samples, the given classes (all by default) in turn; None for an unconditional model."""

@@ -51,6 +51,13 @@ class DiT(nn.Module):
     Raises UserError for sizes that do not fit together or an unknown conditioning.
     """
 
+    name = "dit"
+
+    @staticmethod
+    def presets() -> dict[str, dict[str, Any]]:
+        """Published configurations by name."""
+        return PRESETS
+
     def __init__(
         self,
         input_size: int | tuple[int, int],

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import dataclasses
 
 from torch import Tensor
 
 
-class Output(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Output:
     """The result of ``net(x, t, condition, keep)``.
 
     prediction: (B, C, H, W), or (B, 2C, H, W) with learned variance: the prediction first, then the variance.

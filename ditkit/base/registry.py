@@ -45,6 +45,11 @@ def options(method: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     }
 
 
+def required(method: Callable[..., Any]) -> list[inspect.Parameter]:
+    """The parameters of a method that have no default."""
+    return [p for p in inspect.signature(method).parameters.values() if p.default is p.empty]
+
+
 def check_options(kind: str, name: str, method: Callable[..., Any], given: dict[str, Any]) -> None:
     """Raises UserError when ``given`` has an option that the method does not take."""
     for option in given:

@@ -36,12 +36,7 @@ def main(args: Sequence[str]) -> int:
     from ditkit.app import training
 
     if options.resume is not None:
-        given = [a for a in args if a.startswith("--") and not a.startswith(("--resume", "--train.steps", "--train.minutes"))]
-        if name or given:
-            extra = name or given[0]
-            raise UserError(f"--resume goes on with a run as it was: leave out {extra} (only --train.steps and .minutes)")
-        limits = {k: getattr(options.train, k) for k in ("steps", "minutes") if any(a.startswith(f"--train.{k}") for a in args)}
-        stopped = training.resume(options.resume, limits)
+        stopped = training.resume(options.resume, _limits(options, name, args))
     else:
         if not options.data.source:
             raise UserError("--data is missing: expected digits, a folder of images or a .zip of one")
@@ -53,6 +48,18 @@ def main(args: Sequence[str]) -> int:
         run = options.resume or options.out
         print(f"stopped by {stopped}; nothing is lost, go on with: ditkit train --resume {run}", file=sys.stderr)
     return 130 if stopped else 0
+
+
+def _limits(options: Options, name: str | None, args: Sequence[str]) -> dict[str, int | float | None]:
+    """What a resumed run may change: how long it trains."""
+    flags = [a.split("=")[0] for a in args if a.startswith("--")]
+    limits = {f"--train.{key}": key for key in ("steps", "minutes")}
+    extra = [name] if name else [flag for flag in flags if flag not in (*limits, "--resume")]
+    if extra:
+        raise UserError(
+            f"--resume goes on with a run as it was: leave out {extra[0]} (only {', '.join(limits)} may change)"
+        )
+    return {limits[flag]: getattr(options.train, limits[flag]) for flag in flags if flag in limits}
 
 
 def _defaults(name: str | None) -> Options:

@@ -164,35 +164,44 @@ def chart(
     tall: bool = False,
 ) -> Html:
     """A figure with its axes. alt: what the chart shows, in words. legend: (css class, text) pairs."""
-    x_ticks, y_ticks = x.ticks(5), y.ticks(5)
-    lines = [f"M{place:.1f},0V{_UNIT}" for place in x(np.asarray(x_ticks)) * _UNIT]
-    lines += [f"M0,{place:.1f}H{_UNIT}" for place in (1 - y(np.asarray(y_ticks))) * _UNIT]
-    paths = [element("path", d="".join(lines), class_="gridline")]
-    paths += [element("path", d=mark.path(x, y), class_=f"{type(mark).__name__.lower()} {mark.css}") for mark in marks]
-    labels = [
-        element("span", compact(tick), class_="x", style=f"left:{100 * place:.2f}%")
-        for tick, place in zip(x_ticks, x(np.asarray(x_ticks)), strict=True)
-    ]
-    labels += [
-        element("span", compact(tick), class_="y", style=f"bottom:{100 * place:.2f}%")
-        for tick, place in zip(y_ticks, y(np.asarray(y_ticks)), strict=True)
-    ]
+    gridline, labels = _axes(x, y)
+    paths = [element("path", d=mark.path(x, y), class_=f"{type(mark).__name__.lower()} {mark.css}") for mark in marks]
     keys = [element("li", element("i", class_=css), text) for css, text in legend]
     return element(
         "figure",
         element("figcaption", title),
-        element("ul", *keys, class_="legend") if keys else None,
         element(
             "div",
-            element("svg", *paths, viewBox=f"0 0 {_UNIT} {_UNIT}", preserveAspectRatio="none", aria_hidden="true"),
+            element(
+                "svg", gridline, *paths, viewBox=f"0 0 {_UNIT} {_UNIT}", preserveAspectRatio="none", aria_hidden="true"
+            ),
             *labels,
             class_="plot tall" if tall else "plot",
             role="img",
             aria_label=alt,
         ),
-        element("p", x_label, class_="x-label"),
+        element(
+            "div",
+            element("ul", *keys, class_="legend") if keys else None,
+            element("p", x_label, class_="x-label"),
+            class_="foot",
+        ),
         class_="chart",
     )
+
+
+def _axes(x: Scale, y: Scale) -> tuple[Html, list[Html]]:
+    """The grid lines, as one path, and the labels at the ticks of both axes."""
+    x_ticks, y_ticks = x.ticks(5), y.ticks(5)
+    x_places, y_places = x(np.asarray(x_ticks)), y(np.asarray(y_ticks))
+    lines = [f"M{place:.1f},0V{_UNIT}" for place in x_places * _UNIT]
+    lines += [f"M0,{place:.1f}H{_UNIT}" for place in (1 - y_places) * _UNIT]
+    labels = [
+        element("span", compact(tick), class_=css, style=f"{side}:{100 * place:.2f}%")
+        for css, side, ticks, places in (("x", "left", x_ticks, x_places), ("y", "bottom", y_ticks, y_places))
+        for tick, place in zip(ticks, places, strict=True)
+    ]
+    return element("path", d="".join(lines), class_="gridline"), labels
 
 
 def thinned(x: np.ndarray, y: np.ndarray, buckets: int = 250) -> tuple[np.ndarray, np.ndarray]:

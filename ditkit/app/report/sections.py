@@ -9,7 +9,7 @@ import numpy as np
 from ditkit.app.pictures import as_array
 from ditkit.app.report.charts import Dots, Line, Linear, Mark, Rule, Steps, chart
 from ditkit.app.report.data import GuidancePoint, Neighbours, ReportData
-from ditkit.app.report.html import Html, element, join, scroller, table
+from ditkit.app.report.html import Html, element, join, table
 from ditkit.app.report.strips import labelled, rows, sheet
 from ditkit.app.report.words import MetricText, metric_text, number
 
@@ -24,7 +24,10 @@ def samples(data: ReportData) -> Html:
     ]
     guidance = "without guidance" if data.guidance is None else f"with classifier-free guidance {number(data.guidance)}"
     chosen = "One row per class. " if len(named) > 1 else ""
-    return join(element("p", f"{chosen}Drawn {guidance}, not picked by hand."), rows(pictures))
+    return join(
+        element("p", f"{chosen}Drawn {guidance}, not picked by hand."),
+        rows(pictures, label="Samples of each class" if len(named) > 1 else "Samples"),
+    )
 
 
 def sweep(data: ReportData) -> Html:
@@ -54,7 +57,7 @@ def sweep(data: ReportData) -> Html:
         element("div", *charts, class_="multiples"),
         table(["Guidance", *(texts[key].title for key in keys)], cells, caption="Numbers at each guidance scale"),
         element("h3", "The same seeds at each guidance scale") if pictures else None,
-        rows(pictures) if pictures else None,
+        rows(pictures, label="The same seeds at each guidance scale") if pictures else None,
     )
 
 
@@ -99,15 +102,14 @@ def trajectory(data: ReportData) -> Html:
         if path.predictions is not None:
             alt = f"{name}: the predicted image {span}"
             lines.append((_symbol("0"), sheet(path.predictions[i], len(times), alt=alt, cell=64)))
-        blocks.append(element("div", element("h3", name), scroller(rows(lines), label=f"Denoising of {name}")))
+        blocks.append(element("div", element("h3", name), rows(lines, label=f"Denoising of {name}")))
     explain = [
         element("p", "From left to right the noise is taken away: t = 1 is pure noise, t = 0 the finished image.")
     ]
-    explain += [element("p", _symbol("t"), " is what the sampler holds at that moment.", class_="note")]
+    rows_are = [_symbol("t"), " is what the sampler holds at that moment"]
     if path.predictions is not None:
-        takes = " is what the network takes the finished image to be, seeing only that."
-        explain += [element("p", _symbol("0"), takes, class_="note")]
-    return join(*explain, element("div", *blocks, class_="paths"))
+        rows_are += ["; ", _symbol("0"), " is what the network takes the finished image to be, seeing only that"]
+    return join(*explain, element("p", *rows_are, ".", class_="note"), element("div", *blocks, class_="paths"))
 
 
 def _symbol(index: str) -> Html:
@@ -151,9 +153,11 @@ def _distances(near: Neighbours) -> Html:
     edges = np.histogram_bin_edges(np.concatenate(list(values.values())), bins=30)
     heights = {name: np.histogram(group, edges)[0] / len(group) for name, group in values.items()}
     marks: list[Mark] = [Steps(edges, h, f"series-{i + 1}") for i, h in enumerate(heights.values())]
+    legend = [(f"series-{i + 1} area", f"share of {name}") for i, name in enumerate(values)]
     ends = [edges]
     if near.threshold is not None:
         marks.append(Rule(near.threshold))
+        legend.append(("rule", "below this, a copy"))
         ends.append(np.asarray([near.threshold]))
     spoken = "; ".join(f"{name}: median {number(float(np.median(g)))} of {len(g):,}" for name, g in values.items())
     alt = f"Distance to the nearest training image. {spoken}."
@@ -163,9 +167,9 @@ def _distances(near: Neighbours) -> Html:
             marks,
             Linear.over(*ends, margin=0.02),
             Linear(0, 1.08 * max(float(h.max()) for h in heights.values())),
-            x_label="distance" + (" (dashed: closer counts as a copy)" if near.threshold is not None else ""),
+            x_label="distance",
             alt=alt,
-            legend=[(f"series-{i + 1} area", f"{name} (share of images)") for i, name in enumerate(values)],
+            legend=legend,
         ),
         element("p", alt, class_="note"),
     )

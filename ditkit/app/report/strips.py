@@ -12,18 +12,23 @@ if TYPE_CHECKING:
     from ditkit.app.pictures import Images
 
 
+_LEAST = 24
+"""CSS pixels an image keeps on a narrow page; beyond that the row scrolls sideways."""
+
+
 def sheet(images: Images, columns: int, *, alt: str, cell: int = 56) -> Html:
     """The images (N, C, H, W) as one picture, ``columns`` a row, each about ``cell`` CSS pixels wide at most."""
     small_NCHW = thumbnails(images)
     w = small_NCHW.shape[3]
     gap = _gap(w)
     factor = cell // w if w <= cell else cell / w  # small ones by a whole factor: every pixel the same size
+    width = round(factor * (columns * (w + gap) - gap))
     return element(
         "img",
         src=data_uri(small_NCHW, columns, padding=gap),
         alt=alt,
         class_="pixels" if factor >= 1 else None,
-        style=f"width:{round(factor * (columns * (w + gap) - gap))}px",
+        style=f"width:{width}px;min-width:{min(width, columns * _LEAST)}px",
     )
 
 
@@ -46,12 +51,12 @@ def labelled(images: Images, labels: Sequence[str], *, alt: str, cell: int = 56)
     return element("div", heads, sheet(images, len(labels), alt=alt, cell=cell), class_="labelled")
 
 
-def rows(named: Sequence[tuple[str, Html]]) -> Html:
-    """Rows of pictures, each with its name at the left (none if all names are empty)."""
+def rows(named: Sequence[tuple[str, Html]], *, label: str) -> Html:
+    """Rows of pictures in a box that scrolls sideways, each with its name at the left (none if all names are empty)."""
     if not any(name for name, _ in named):
-        return element("div", *(picture for _, picture in named))
+        return scroller(*(picture for _, picture in named), label=label)
     parts = [part for name, picture in named for part in (element("dt", name), element("dd", picture))]
-    return element("dl", *parts, class_="rows")
+    return scroller(element("dl", *parts, class_="rows"), label=label)
 
 
 def filmstrip(frames: Sequence[tuple[str, Html]], *, label: str) -> Html:

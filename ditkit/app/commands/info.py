@@ -1,0 +1,98 @@
+"""Say what a run or checkpoint is: parameters, multiply-adds, tokens, recipe, step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from ditkit.app.cli import parse
+from ditkit.base.errors import UserError
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Options:
+    """Say what a run, or a checkpoint file of this or a known foreign layout, is."""
+
+    what: Annotated[Path, tyro.conf.Positional]
+    """A run's folder, one of its checkpoints, or a .safetensors or .pt file of a known layout."""
+    recipe: bool = True
+    """Print the whole recipe too."""
+    heads: int | None = None
+    """Attention heads of a foreign checkpoint; None: told from its size where that is a published one."""
+    input_size: tuple[int, int] | None = None
+    """Height and width of a foreign checkpoint's input; None: told from its positions where it has them."""
+
+
+def main(args: Sequence[str]) -> int:
+    """The command."""
+    options = parse(Options, "info", args)
+    what = options.what
+    if (what / "manifest.json").is_file():
+        return _run(what.parent.parent, what, options.recipe)
+    if what.is_dir():
+        return _run(what, None, options.recipe)
+    if what.is_file():
+        return _foreign(options)
+    raise UserError(f"{what} does not exist: expected a run's folder, a checkpoint's folder or a weights file")
+
+
+def _run(folder: Path, step: Path | None, show_recipe: bool) -> int:
+    from ditkit.app import build
+    from ditkit.app.recipe import to_yaml
+    from ditkit.app.run import open_run
+    from ditkit.train import checkpoint
+
+    run = open_run(folder)
+    found = checkpoint.open_checkpoint(step or checkpoint.latest(folder))
+    facts = found.about
+    net = build.network(run.recipe.model, run.recipe.process, facts)
+    height, width = facts["input_size"]
+    names = facts["classes"]
+    rows: dict[str, Any] = {"run": folder, "checkpoint": found.folder.name, "step": f"{found.step:,}"}
+    rows |= {"trained for": f"{facts['seconds'] / 60:.1f} min"}
+    rows |= {"data": f"{facts['source']} ({facts['images']:,} images of {height}x{width}x{facts['channels']})"}
+    rows |= {
+        "classes": f"{len(names)} ({', '.join(names[:10])}{', ...' if len(names) > 10 else ''})" if names else "none"
+    }
+    _print(rows | _cost(net))
+    if show_recipe:
+        print("\nrecipe:\n" + "".join(f"  {line}\n" for line in to_yaml(run.recipe).splitlines()), end="")
+    return 0
+
+
+def _cost(net: Any) -> dict[str, Any]:
+    import torch
+
+    from ditkit.condition import Condition
+    from ditkit.nn.cost import cost
+
+    x = torch.zeros(1, net.in_channels, *net.input_size)
+    label = torch.zeros(1, dtype=torch.int64) if net.num_classes else None
+    said = cost(net, x, torch.zeros(1), Condition(label=label))
+    return {
+        "parameters": f"{said.parameters:,}",
+        "multiply-adds": f"{said.multiply_adds / 1e9:.4f} G per image and network call",
+        "tokens": f"{net.grid[0] * net.grid[1]} ({net.grid[0]}x{net.grid[1]})",
+    }
+
+
+def _foreign(options: Options) -> int:
+    from ditkit.convert import load_dit, recognise
+    from ditkit.convert.files import read_state
+
+    known: dict[str, Any] = {"heads": options.heads, "input_size": options.input_size}
+    state = read_state(options.what)
+    layout = recognise(state)
+    net = load_dit(state, **{k: v for k, v in known.items() if v is not None})
+    _print({"file": options.what, "layout": layout.name, "tensors": len(state)} | _cost(net))
+    return 0
+
+
+def _print(rows: dict[str, Any]) -> None:
+    width = max(map(len, rows))
+    print("\n".join(f"{name:<{width}}  {value}" for name, value in rows.items()))

@@ -1,0 +1,116 @@
+"""Draw images from a run: ditkit sample RUN --num 64 --classes 3,7 --guidance 4 --steps 50 --out DIR."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from ditkit.app.cli import parse
+from ditkit.app.recipe import Sampling
+from ditkit.base.errors import UserError
+from ditkit.train.settings import Positive
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class How:
+    """How to draw; what is not given is as in the run's recipe."""
+
+    solver: str | None = None
+    """Name of a solver: ddpm, ddim."""
+    solver_options: dict[str, str | float] | None = None
+    """Options of the solver, such as eta 0.5 or variance learned."""
+    steps: str | None = None
+    """Number of steps, or a respacing of the chain: 250, ddim50, 10,15,20."""
+    guidance: float | None = None
+    """Classifier-free guidance scale; 1: none."""
+    guidance_channels: int | None = None
+    """Guide only the first so many channels (3: DiT's published numbers)."""
+    guidance_interval: tuple[float, float] | None = None
+    """Guide only at times t in this interval (0 data, 1 noise)."""
+    clip: bool | None = None
+    """Keep the predicted image inside [-1, 1] at every step."""
+    batch_size: Positive | None = None
+    """Images drawn at a time; changes no image."""
+
+    def over(self, sampling: Sampling) -> Sampling:
+        """The recipe's settings with what is given here."""
+        given: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        if self.solver not in (None, sampling.solver) and self.solver_options is None:
+            given["solver_options"] = {}  # another solver's options would not fit
+        return dataclasses.replace(sampling, **{k: v for k, v in given.items() if v is not None})
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Options:
+    """Draw images from a trained run: PNG files named by seed and class, and a grid of them."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run's folder."""
+    out: Path | None = None
+    """Folder for the images; None: samples/seed-S in the run's folder."""
+    num: Positive = 64
+    """How many images."""
+    classes: str | None = None
+    """Classes to draw in turn, by number or name: 3,7 or cat,dog; None: all."""
+    seed: int = 0
+    """Seed of the first image; the next ones count up. An image depends on its seed, class and settings alone."""
+    npz: bool = False
+    """Also write samples.npz with arr_0 (N, H, W, C) uint8, and labels arr_1, as ADM's evaluator reads it."""
+    weights: Literal["ema", "weights"] = "ema"
+    """The moving average, or the weights themselves."""
+    device: str | None = None
+    """auto, cpu, cuda, ...; None: the recipe's."""
+    how: Annotated[How, tyro.conf.arg(name="")] = dataclasses.field(default_factory=How)
+
+
+def main(args: Sequence[str]) -> int:
+    """The command."""
+    options = parse(Options, "sample", args)
+    from ditkit.app.pictures import grid, save_png
+    from ditkit.app.run import load_model, open_run, parse_classes
+
+    run = open_run(options.run)
+    sampling = options.how.over(run.recipe.sample)
+    out = options.out or run.samples / f"seed-{options.seed}"
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {out} exists and is not empty: choose another folder; nothing was written")
+    model = load_model(run, device=options.device, weights=options.weights)
+    classes = parse_classes(options.classes, model.classes) if options.classes is not None else None
+    labels = model.labels(options.num, classes)
+    seeds = range(options.seed, options.seed + options.num)
+    images = model.draw(seeds, labels, sampling, progress="sampling")
+    names = [f"seed{seed:06d}" for seed in seeds]
+    if labels is not None:
+        names = [f"{name}-class{label}" for name, label in zip(names, labels.tolist(), strict=True)]
+    for name, image in zip(names, images, strict=True):
+        save_png(out / f"{name}.png", grid(image[None], 1))
+    save_png(out / "grid.png", grid(images, _columns(options.num, len(classes or model.classes)), background=255))
+    if options.npz:
+        _write_npz(out / "samples.npz", images, labels)
+    print(f"{options.num} images in {out} (grid.png shows them all)")
+    return 0
+
+
+def _columns(num: int, classes: int) -> int:
+    """Columns of the grid: one per class where there are 2 to 16, else a square."""
+    return classes if 2 <= classes <= 16 else max(1, round(num**0.5))
+
+
+def _write_npz(path: Path, images: Any, labels: Any) -> None:
+    import numpy as np
+
+    from ditkit.base.files import atomic_file
+
+    arrays = [images.permute(0, 2, 3, 1).numpy()]  # N H W C
+    if images.shape[1] == 1:
+        arrays[0] = arrays[0].repeat(3, axis=3)  # the evaluator knows RGB only
+    if labels is not None:
+        arrays.append(labels.numpy())
+    with atomic_file(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, *arrays)
