@@ -55,6 +55,7 @@ class CopyReport:
     copies: rows of the samples that count as copies. false_alarms: the fraction of held-out images, which cannot be
     copies, that the same rule would call so. quantiles: levels of the two distance columns. distance_threshold,
     ratio_threshold: a copy lies below both. distances, rows: (S, k) of each sample, for drawing pairs. ratios: (S,).
+    nearest_heldout: (H,), the distance of each held-out image to its nearest training image.
     """
 
     samples: int
@@ -70,6 +71,16 @@ class CopyReport:
     distances: Tensor
     rows: Tensor
     ratios: Tensor
+    nearest_heldout: Tensor
+
+    @property
+    def rule(self) -> str:
+        """What counts as a copy, to follow "a sample counts as a copy if it is"."""
+        return (
+            f"nearer to a training image than {self.distance_threshold:.3g}, and than {self.ratio_threshold:.2g} "
+            f"of the mean distance of its {NEIGHBOURHOOD} nearest; of the held-out images, which cannot be copies, "
+            f"{100 * self.false_alarms:.1f}% are"
+        )
 
     def most_alike(self, count: int) -> Tensor:
         """Rows of the ``count`` samples that look most like copies, the most alike first."""
@@ -130,6 +141,7 @@ def copy_report(
         distances=distances[:, :pairs],
         rows=rows[:, :pairs],
         ratios=ratio,
+        nearest_heldout=real[:, 0],
     )
 
 
