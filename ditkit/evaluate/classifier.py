@@ -224,9 +224,7 @@ def cached_classifier(
         if (p.data, p.seed, p.architecture, p.num_classes) == wanted:
             found.net.to(device)
             return found
-    trained = train_classifier(
-        images, labels, num_classes=num_classes, seed=seed, progress=progress, device=device
-    )
+    trained = train_classifier(images, labels, num_classes=num_classes, seed=seed, progress=progress, device=device)
     trained.save(folder)
     return trained
 
@@ -272,18 +270,20 @@ def _check(images: Tensor, labels: Tensor | None, num_classes: int | None, heldo
     if len(images) < 8:
         raise UserError(f"{len(images)} real images are too few for a classifier, expected at least 8: add images")
     if not 0 < heldout < 1:
-        raise UserError(f"held-out fraction {heldout} is out of range, expected more than 0 and less than 1, such as 0.2")
+        raise UserError(
+            f"held-out fraction {heldout} is out of range, expected more than 0 and less than 1, such as 0.2"
+        )
     if labels is None:
         return tasks.pretext(*images.shape[2:])
     if num_classes is None or num_classes < 2:
-        raise UserError(f"num_classes is {num_classes}, expected 2 or more with labels: give none of both to go without")
+        raise UserError(
+            f"num_classes is {num_classes}, expected 2 or more with labels: give none of both to go without"
+        )
     check_labels("real images", images, labels, num_classes)
     return tasks.classes(num_classes)
 
 
-def _fit(
-    net: ResidualNet, task: Task, images: Tensor, targets: Tensor, steps: int, seed: int, progress: bool
-) -> None:
+def _fit(net: ResidualNet, task: Task, images: Tensor, targets: Tensor, steps: int, seed: int, progress: bool) -> None:
     """SGD with Nesterov momentum, the rate rising linearly for a fifth of the steps and falling linearly to zero."""
     decayed = [p for p in net.parameters() if p.ndim > 1]
     plain = [p for p in net.parameters() if p.ndim <= 1]
@@ -291,7 +291,9 @@ def _fit(
     optimizer = torch.optim.SGD(groups, lr=LEARNING_RATE, momentum=0.9, nesterov=True)
     device = net.head.weight.device
     net.train()
-    bar = tqdm(_batches(len(images), steps, seed), "classifier", total=steps, delay=2, disable=not progress, leave=False)
+    bar = tqdm(
+        _batches(len(images), steps, seed), "classifier", total=steps, delay=2, disable=not progress, leave=False
+    )
     for step, rows in enumerate(bar):
         rate = LEARNING_RATE * min((step + 1) / (0.2 * steps), (steps - step) / (0.8 * steps))
         for group in optimizer.param_groups:

@@ -21,7 +21,9 @@ def check_images(what: str, images: Tensor) -> None:
             "convert floats in [-1, 1] by ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)"
         )
     if images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise UserError(f"{what} have shape {tuple(images.shape)}, expected (N, C, H, W) with C of 1 or 3: permute them")
+        raise UserError(
+            f"{what} have shape {tuple(images.shape)}, expected (N, C, H, W) with C of 1 or 3: permute them"
+        )
     if images.numel() == 0:
         raise UserError(f"{what} have shape {tuple(images.shape)}, expected at least one image with at least one pixel")
 

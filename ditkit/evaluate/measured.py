@@ -39,9 +39,7 @@ class Score:
     note: str | None = None
 
 
-def measure(
-    what: str, images: Tensor, labels: Tensor | None, classifier: Classifier, *, progress: bool = True
-) -> Side:
+def measure(what: str, images: Tensor, labels: Tensor | None, classifier: Classifier, *, progress: bool = True) -> Side:
     """A side for images uint8 (N, C, H, W) and labels int64 (N,) or None; ``what`` names the images in errors.
 
     Raises UserError on images or labels that are not as said, or images that the classifier was not made for.

@@ -121,7 +121,9 @@ def class_accuracy(classifier: Classifier, images: Tensor, labels: Tensor) -> fl
     Raises UserError when the classifier was trained without classes or a label is not one of them.
     """
     if classifier.num_classes is None:
-        raise UserError("class accuracy needs classes, but the classifier was trained without labels: train it with them")
+        raise UserError(
+            "class accuracy needs classes, but the classifier was trained without labels: train it with them"
+        )
     check_labels("samples", images, labels, classifier.num_classes)
     return accuracy(classifier.logits(images), labels)
 
