@@ -10,7 +10,6 @@ import torch
 from ditkit.base.errors import UserError
 from ditkit.convert.layout import State, count_blocks, rename
 
-
 SIDES = ("encoder", "decoder")
 
 
@@ -56,9 +55,8 @@ class AutoencoderLayout(ABC):
         """The state dict under this project's names; UserError for a key that has no place in the layout."""
         prefix = f"encoder.{cls.stages[0]}"
         names = cls.names(count_blocks(state, prefix), count_blocks(state, f"{prefix}.0.{cls.block}"))
-        names |= {
-            f"{side}.{old}": f"{side}.{ours}" for side in ("encoder", "decoder") for old, ours in cls.older.items()
-        }
+        for old, ours in cls.older.items():
+            names |= {f"{side}.{old}": f"{side}.{ours}" for side in SIDES}
         return fuse(rename(state, names))
 
     @classmethod
