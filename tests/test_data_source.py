@@ -1,7 +1,9 @@
 """Sources: what is recognised, how classes are told, and the line that bad input gets."""
 
+import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,6 +56,11 @@ def test_digits_are_the_scans_of_scikit_learn():
     np.testing.assert_array_equal(pixels, np.floor(load_digits().images[5] * 255 / 16 + 0.5))
     assert pixels.max() == 255
     assert len(source.fingerprint()) == 64
+
+
+def test_digits_without_scikit_learn_name_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    assert "pip install 'ditkit[data]'" in refusal("digits")
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -127,7 +134,7 @@ def test_the_fingerprint_tells_a_change(tmp_path, packed):
 
     first = fingerprint("1.zip")
     assert fingerprint("2.zip") == first
-    Image.new("L", (9, 9), 7).save(spec / "a/1.png")
+    (spec / "a/1.png").write_bytes((spec / "a/1.png").read_bytes()[::-1])  # of the same size
     assert fingerprint("3.zip") != first
 
 
@@ -184,3 +191,10 @@ def test_a_broken_archive_is_refused(tmp_path):
     assert "expected a whole zip" in refusal(str(tmp_path / "cut.zip"))
     assert "expected a whole zip" in refusal(str(tmp_path / "foreign.zip"))
     assert len(open_source(whole)) == len(open_source(str(tmp_path / "unnamed"))) == 9
+
+
+def test_an_encrypted_archive_is_refused(tmp_path):
+    content = bytearray(Path(pack(put(tmp_path / "set", "1.png"), tmp_path / "set.zip")).read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1  # the flag in the directory's entry
+    (tmp_path / "set.zip").write_bytes(content)
+    assert "without a password" in refusal(str(tmp_path / "set.zip"))

@@ -67,7 +67,7 @@ class Denoiser:
         time = self.path.network_time(t.double()).expand(len(x)).to(x.device, torch.float32)
         with torch.autocast(x.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             output = self.net(x, time, self.condition, keep=keep) if keep else self.net(x, time, self.condition)
-        return output._replace(prediction=output.prediction.float())
+        return dataclasses.replace(output, prediction=output.prediction.float())
 
     def __call__(self, x: Tensor, t: Tensor) -> Denoised:
         p, mix = split_variance(self.output(x, t).prediction, x.shape[1])
