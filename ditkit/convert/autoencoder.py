@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from ditkit.base.errors import UserError
 from ditkit.base.registry import members
 from ditkit.convert.autoencoder_layout import AutoencoderLayout, arguments
+from ditkit.convert.files import read_state
 from ditkit.convert.layout import State
 from ditkit.encoders.autoencoder import Autoencoder, AutoencoderKL, Identity
 
@@ -40,7 +39,7 @@ def load_autoencoder(
 ) -> Autoencoder:
     """The autoencoder of a file or folder, frozen; pixel space for None.
 
-    spec: a folder with config.json and diffusion_pytorch_model.safetensors, or a .safetensors file of any known layout,
+    spec: a folder with config.json and diffusion_pytorch_model.safetensors, or a file of weights in any known layout,
     whose config.json may lie beside it. scale, shift: win over those of config.json.
     Raises UserError for files that are missing, cut short or of something else, and when nothing says the scale.
     """
@@ -49,7 +48,7 @@ def load_autoencoder(
     weights, config = _files(Path(spec))
     said = _read_config(config) if config else {}
     net = build_autoencoder(
-        _read_weights(weights),
+        read_state(weights),
         weights,
         groups=said.get("norm_num_groups", 32),
         scale=said.get("scaling_factor") if scale is None else scale,
@@ -112,10 +111,8 @@ def _files(spec: Path) -> tuple[Path, Path | None]:
     if not spec.exists():
         raise UserError(
             f"autoencoder {spec} does not exist: put a folder with {CONFIG} and {WEIGHTS} (such as a copy of "
-            f"stabilityai/sd-vae-ft-ema) there, or set --data.autoencoder to a folder or .safetensors file"
+            f"stabilityai/sd-vae-ft-ema) there, or set --data.autoencoder to such a folder, or to a file of weights"
         )
-    if spec.suffix != ".safetensors":
-        raise UserError(f"autoencoder {spec} is not a .safetensors file: expected one, or a folder with {CONFIG}")
     beside = spec.parent / CONFIG
     return spec, beside if beside.is_file() else None
 
@@ -133,13 +130,6 @@ def _read_config(path: Path) -> dict[str, Any]:
                 f"autoencoder config {path} says {key} {config[key]!r}: expected {expected!r}, as in an AutoencoderKL"
             )
     return {"scaling_factor": SCALE_OF_SD} | config
-
-
-def _read_weights(path: Path) -> State:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"autoencoder weights {path} cannot be read ({error}): copy the file anew") from None
 
 
 def _check_fit(net: AutoencoderKL, state: State) -> None:

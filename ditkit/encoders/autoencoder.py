@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Sequence
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -149,7 +148,7 @@ class AutoencoderKL(nn.Module):
         digest = hashlib.sha256()
         for name, value in sorted(self.state_dict().items()):
             digest.update(f"{name} {tuple(value.shape)} ".encode())
-            digest.update(np.ascontiguousarray(value.float().cpu().numpy()))
+            digest.update(value.float().contiguous().cpu().numpy().data)
         statistics = f"scale {self.scale:g} shift {self.shift:g}"
         return f"kl-f{self.factor}c{self.latent_channels} {statistics} sha256 {digest.hexdigest()[:16]}"
 
