@@ -145,7 +145,9 @@ def _trajectory(model: Model, sampling: Any) -> Trajectory:
     labels = model.labels(5)
     ts = sampling_grid(model.denoiser.path, sampling.steps)
     seeds = range(5)
-    states = list(trajectory(model.denoiser, Condition(label=labels), seeds, model.latent_shape, ts, **model.how(sampling)))
+    states = list(
+        trajectory(model.denoiser, Condition(label=labels), seeds, model.latent_shape, ts, **model.how(sampling))
+    )
     kept = [states[i] for i in np.unique(np.linspace(0, len(states) - 1, FILM).round().astype(int))]
     names = [
         f"seed {s}" if labels is None else f"{model.classes[int(labels[i])]}, seed {s}" for i, s in enumerate(seeds)

@@ -109,9 +109,7 @@ def _trainer(recipe: Recipe, facts: dict[str, Any], autoencoder: Autoencoder) ->
     return Trainer(denoiser, objective, recipe.train, seed=recipe.seed, encode=build.encode(recipe, autoencoder))
 
 
-def _train(
-    run: Run, trainer: Trainer, images: Images, facts: dict[str, Any], autoencoder: Autoencoder
-) -> str | None:
+def _train(run: Run, trainer: Trainer, images: Images, facts: dict[str, Any], autoencoder: Autoencoder) -> str | None:
     recipe = run.recipe
     settings = recipe.train
 
