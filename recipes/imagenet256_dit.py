@@ -5,7 +5,8 @@ Peebles & Xie 2023, sections 4 and 5: FID-50K 2.27 after 7 million steps at guid
     ditkit train imagenet256_dit --data IMAGENET/train --out runs/imagenet256
 
 The autoencoder is stabilityai/sd-vae-ft-ema: its config.json and diffusion_pytorch_model.safetensors go into
-weights/sd-vae-ft-ema, or --data.autoencoder says where they are.
+weights/sd-vae-ft-ema, or --data.autoencoder says where they are. --train.precision bfloat16 is faster, and not what the
+paper did.
 """
 
 from ditkit.app.recipe import Data, Measuring, Model, Process, Recipe, Sampling
