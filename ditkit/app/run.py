@@ -94,8 +94,8 @@ def open_run(folder: Path | str) -> Run:
     return Run(folder, from_yaml(path.read_text(encoding="utf-8"), path))
 
 
-DECODED_AT_ONCE = 16
-"""Samples between two movements of the progress bar of decoding; changes no image."""
+DECODED_AT_ONCE = 2**16
+"""Pixels between two movements of the progress bar of decoding (an image of 256x256); changes no image."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +160,8 @@ class Model:
     @torch.inference_mode()
     def pixels(self, x: torch.Tensor, progress: str | None = None) -> torch.Tensor:
         """Images, uint8 (N, C, H, W) on the CPU, of what is diffused, (N, c, h, w)."""
-        parts = tqdm(x.split(DECODED_AT_ONCE), desc="decoding", delay=2, leave=False, disable=progress is None)
+        rows = max(1, DECODED_AT_ONCE // (self.size[0] * self.size[1]))
+        parts = tqdm(x.split(rows), desc="decoding", delay=2, leave=False, disable=progress is None)
         return torch.cat([to_uint8(self.autoencoder.decode(part.to(self.device))).cpu() for part in parts])
 
     def how(self, sampling: Sampling) -> dict[str, Any]:
