@@ -25,6 +25,7 @@ from ditkit.convert.autoencoder_layout import AutoencoderLayout
 from ditkit.convert.autoencoder_ldm import LDMAutoencoder
 from ditkit.encoders import autoencoder as module
 from ditkit.encoders.autoencoder import AutoencoderKL, Identity, Posterior, encode_keyed
+from ditkit.encoders.autoencoder_blocks import Downsample
 from ditkit.train.settings import TrainSettings
 
 GROUPS = 4
@@ -102,6 +103,16 @@ def test_latents_are_normalised_posterior_samples() -> None:
     torch.testing.assert_close(net.decode(net.encode(x)), net.reconstruct(q.mean))
 
 
+@torch.no_grad()
+def test_downsampling_pads_right_and_below() -> None:
+    layer, x = Downsample(1), pixels(1, 1, 4, 6)
+    for corner, taken in ((0, x[..., 0::2, 0::2]), (1, x[..., 1::2, 1::2])):
+        for value in layer.parameters():
+            value.zero_()
+        layer.conv.weight[..., corner, corner] = 1
+        assert torch.equal(layer(x), taken)
+
+
 def test_posterior_divergence_and_likelihood() -> None:
     q = Posterior.of(torch.cat([normal(2, 3, 4, 4), 50 * normal(2, 3, 4, 4, seed=1)], dim=1))
     assert q.log_var.min() == -30
@@ -145,6 +156,13 @@ def test_layouts_both_ways(layout: type[AutoencoderLayout], quant_conv: bool) ->
     assert torch.equal(loaded.encode(x), net.encode(x))
     assert torch.equal(loaded.decode(loaded.encode(x)), net.decode(net.encode(x)))
     assert loaded.identity == net.identity
+
+
+def test_decoder_stages_are_numbered_as_published() -> None:
+    state = tiny().state_dict()
+    diffusers, ldm = DiffusersAutoencoder.from_ditkit(state), LDMAutoencoder.from_ditkit(state)
+    assert [i for i in range(3) if f"decoder.up_blocks.{i}.upsamplers.0.conv.bias" in diffusers] == [0, 1]
+    assert [i for i in range(3) if f"decoder.up.{i}.upsample.conv.bias" in ldm] == [1, 2]
 
 
 def test_names_of_older_diffusers_files() -> None:
