@@ -15,7 +15,7 @@ from ditkit.objectives.matching import hybrid, simple
 from ditkit.objectives.variational import bound, prior_term, variational_term, vlb
 from ditkit.process.chain import Chain, full_chain
 from ditkit.process.denoiser import Denoised, Denoiser
-from ditkit.process.grid import sampling_grid
+from ditkit.process.grid import Respaced, respaced_indices, sampling_grid
 from ditkit.process.path import DDPMLinear, Path
 from ditkit.process.prediction import Eps, Prediction
 from tests.exact import DISCRETE, PATHS, PREDICTIONS, GaussianData, Straight, normal
@@ -109,10 +109,11 @@ def test_a_model_that_is_the_posterior_has_no_divergence():
 
 
 def test_the_estimate_over_all_times_is_the_bounds_sum():
-    chain = Chain(PATH, sampling_grid(PATH, 7))
-    denoiser = saying(normal(4, 6, 2, 2, index=3, dtype=torch.float32))
+    path = Respaced(PATH, respaced_indices(PATH.steps, "7"))
+    chain = full_chain(path)
+    denoiser = saying(normal(4, 6, 2, 2, index=3, dtype=torch.float32), path)
     whole = bound(denoiser, X0, chain.ts, lambda k: EPS)
-    estimates = [vlb(denoiser, X0, Draws(t.expand(4), EPS), chain).per_sample for t in chain.t]
+    estimates = [vlb(denoiser, X0, Draws(t.expand(4), EPS)).per_sample for t in chain.t]
     torch.testing.assert_close(torch.stack(estimates, 1), 7 * whole.terms)
     torch.testing.assert_close(whole.total, whole.terms.sum(1) + whole.prior)
 

@@ -14,7 +14,7 @@ from ditkit.base.errors import UserError
 from ditkit.process import betas as schedules
 from ditkit.process.chain import Chain, full_chain
 from ditkit.process.gaussian import discretized_gaussian_log_likelihood, normal_cdf, normal_kl
-from ditkit.process.grid import chain_grid, respaced_indices, sampling_grid, uniform_density
+from ditkit.process.grid import Respaced, chain_grid, respaced_indices, sampling_grid, uniform_density
 from ditkit.process.path import DDPMLinear, DiscretePath, Path
 from ditkit.process.prediction import Prediction, split_variance
 from tests.exact import DISCRETE, PATHS, PREDICTIONS, Straight, normal
@@ -187,6 +187,9 @@ def test_a_respaced_chain_is_the_chain_of_the_respaced_betas(path: DiscretePath,
     product = torch.cumprod(1 - path.betas, 0)[indices]
     before = torch.cat([torch.ones(1, dtype=torch.float64), product[:-1]])
     own = full_chain(DiscretePath(1 - product / before))
+    as_a_path = Respaced(path, indices)
+    close(as_a_path.betas, own.beta.flip(0))
+    assert as_a_path.network_time(full_chain(as_a_path).t).tolist() == indices[::-1]
     for name in (
         "alpha_t",
         "sigma_s",
@@ -205,6 +208,15 @@ def test_the_full_chain_is_the_schedule():
     path = DDPMLinear(steps=50)
     close(full_chain(path).beta.flip(0), path.betas)
     assert full_chain(path) is full_chain(path)
+
+
+def test_a_chain_may_end_in_pure_noise():
+    chain = full_chain(DiscretePath(schedules.inverse(30)))
+    assert (chain.alpha_t[0], chain.sigma_t[0], chain.beta[0]) == (0, 1, 1)
+    close(chain.alpha_t**2, torch.arange(30).double() / 30)
+    for name in ("posterior_x0", "posterior_xt", "posterior_variance", "log_small", "log_large"):
+        assert bool(getattr(chain, name).isfinite().all())
+    assert chain.posterior_xt[0] == 0
 
 
 def test_steps_are_found_by_their_times():
@@ -248,6 +260,20 @@ def test_a_grid_that_does_not_descend_is_refused(ts: list[float]):
 
 
 # --- grids ---
+
+
+@pytest.mark.parametrize(
+    ("steps", "spec", "indices"),
+    [
+        (8, "3", [0, 4, 7]),  # 3.5 rounds to even
+        (10, "2,2,2", [0, 3, 4, 6, 7, 9]),  # the first section takes the remainder
+        (10, "1", [0]),
+        (10, "ddim4", [0, 3, 6, 9]),
+        (3, "", [0, 1, 2]),
+    ],
+)
+def test_respacing_visits_what_was_published(steps: int, spec: str, indices: list[int]):
+    assert respaced_indices(steps, spec) == indices
 
 
 @given(st.integers(20, 400), st.data())

@@ -14,7 +14,7 @@ from ditkit.process.chain import Chain
 from ditkit.process.denoiser import Denoised
 from ditkit.process.grid import sampling_grid
 from ditkit.process.path import DDPMLinear, Path
-from ditkit.solvers.ancestral import ddim, ddim_invert, ddpm
+from ditkit.solvers.ancestral import ddim, ddim_invert, ddim_step, ddpm
 from tests.exact import DISCRETE, PATHS, GaussianData, moments, normal, run
 
 SOLVERS = members("ditkit.solvers", inspect.isgeneratorfunction)
@@ -145,6 +145,25 @@ def test_samples_of_a_batch_do_not_depend_on_one_another(solver):
     for i in range(5):
         row = slice(i, i + 1)
         assert torch.equal(run(solver, data, x[row], ts, lambda k, row=row: noise[k][row]), together[row])
+
+
+@every_solver
+@pytest.mark.parametrize("learned", [True, False])
+def test_a_solver_leaves_the_samples_on_their_device(solver, learned: bool):
+    # "meta" stands for any device but the CPU, where the grid and its coefficients are.
+    path, ts = DDPMLinear(), sampling_grid(DDPMLinear(), 3)
+    data = GaussianData(path, 0.4, 0.5, Chain(path, ts) if learned else None)
+    x = torch.empty(2, 3, 4, device="meta")
+    assert run(solver, data, x, ts, lambda k: torch.empty_like(x)).device.type == "meta"
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.25, 1.0])
+def test_eta_scales_the_standard_deviation_of_ddims_noise(eta: float):
+    path = DDPMLinear()
+    chain, x, k = Chain(path, sampling_grid(path, 8)), normal(1, 2), torch.tensor(3)
+    said = GaussianData(path, 0.4, 0.5)(x, chain.t[k])
+    noised, plain = (ddim_step(chain, k, said, torch.full_like(x, z), eta) for z in (1.0, 0.0))
+    torch.testing.assert_close(noised - plain, torch.full_like(x, eta * chain.posterior_variance[k].sqrt().item()))
 
 
 def test_states_carry_what_was_said_at_the_start_of_their_step():

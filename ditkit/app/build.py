@@ -23,8 +23,14 @@ from ditkit.sample import Guide, Solver
 from ditkit.train.trainer import Encode, Objective
 
 
-def _concrete(base: type) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, type) and issubclass(value, base) and not inspect.isabstract(value)
+def _buildable(base: type) -> Callable[[Any], bool]:
+    """Accepts classes of this base that a name alone can build (a path of given betas is for Python)."""
+
+    def accept(value: Any) -> bool:
+        concrete = isinstance(value, type) and issubclass(value, base) and not inspect.isabstract(value)
+        return concrete and not registry.required(value)
+
+    return accept
 
 
 def _called_with(*names: str) -> Callable[[Any], bool]:
@@ -41,7 +47,7 @@ def _called_with(*names: str) -> Callable[[Any], bool]:
 
 def path(process: Process) -> Path:
     """The path that the recipe names."""
-    kind = registry.find("path", "ditkit.process.path", _concrete(Path), process.path)
+    kind = registry.find("path", "ditkit.process.path", _buildable(Path), process.path)
     given = {k: int(v) if float(v).is_integer() else v for k, v in process.path_options.items()}
     registry.check_options("path", process.path, kind, given)
     return kind(**given)
@@ -49,7 +55,7 @@ def path(process: Process) -> Path:
 
 def prediction(process: Process) -> Prediction:
     """The row that the recipe names."""
-    return registry.find("prediction", "ditkit.process.prediction", _concrete(Prediction), process.prediction)()
+    return registry.find("prediction", "ditkit.process.prediction", _buildable(Prediction), process.prediction)()
 
 
 def objective(process: Process) -> Objective:

@@ -11,7 +11,7 @@ WIDTHS = (32, 64, 128)
 
 
 class Residual(nn.Module):
-    """relu(x' + norm(conv(relu(norm(conv(x)))))), 3x3; x' is x, averaged over 2x2 and projected where the shape changes."""
+    """relu(x' + norm(conv(relu(norm(conv(x)))))), 3x3; x' is x, averaged and projected where the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()

@@ -75,6 +75,7 @@ def chosen(names: Sequence[str] | None) -> list[Any]:
 
 
 def _is_score(value: Any) -> bool:
-    return inspect.isfunction(value) and [p.annotation for p in inspect.signature(value).parameters.values()] == [
-        Measured.__name__
-    ]
+    if not inspect.isfunction(value):
+        return False
+    takes = [p.annotation for p in inspect.signature(value, eval_str=True).parameters.values()]
+    return takes == [Measured]

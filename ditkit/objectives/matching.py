@@ -7,7 +7,7 @@ from torch import Tensor
 from ditkit.base.errors import UserError
 from ditkit.objectives.loss import Draws, Loss, mean_flat
 from ditkit.objectives.variational import variational_term
-from ditkit.process.chain import Chain, full_chain
+from ditkit.process.chain import full_chain
 from ditkit.process.denoiser import Denoised, Denoiser
 from ditkit.process.prediction import split_variance
 
@@ -19,13 +19,13 @@ def simple(denoiser: Denoiser, x0: Tensor, draws: Draws) -> Loss:
     return Loss({"mse": _mse(denoiser, p, x0, draws)})
 
 
-def hybrid(denoiser: Denoiser, x0: Tensor, draws: Draws, chain: Chain | None = None, *, vb_weight: float = 1.0) -> Loss:
+def hybrid(denoiser: Denoiser, x0: Tensor, draws: Draws, *, vb_weight: float = 1.0) -> Loss:
     """simple + vb_weight * L_vb with the mean detached, so that L_vb teaches the variance only (iDDPM, eq. 16).
 
-    L_vb is the term of the bound at t in bits per dimension; vb_weight is 1 in DiT (iDDPM's lambda = 0.001 on the sum
-    of T = 1000 terms is the same thing). chain: with draws.t among its times; None: all the path's own T.
+    L_vb is the term of the bound at t in bits per dimension, on the path's own chain of T steps; vb_weight is 1 in DiT
+    (iDDPM's lambda = 0.001 on the sum of T = 1000 terms is the same thing).
     """
-    chain = chain or full_chain(denoiser.path)
+    chain = full_chain(denoiser.path)
     x_t = denoiser.path.mix(x0, draws.eps, draws.t)
     p, mix = split_variance(denoiser.output(x_t, draws.t).prediction, x0.shape[1])
     if mix is None:

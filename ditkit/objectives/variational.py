@@ -33,14 +33,9 @@ def variational_term(
     return torch.where(k == len(chain) - 1, decoder, kl)
 
 
-def vlb(
-    denoiser: Denoiser, x0: Tensor, draws: Draws, chain: Chain | None = None, *, variance: str | None = None
-) -> Loss:
-    """K times the bound's term at t: an unbiased estimate of its sum, bits/dim (iDDPM's L_vlb).
-
-    x0: (B, C, ...), 8-bit images. chain: of K steps, draws.t among its times; None: all the path's own T.
-    """
-    chain = chain or full_chain(denoiser.path)
+def vlb(denoiser: Denoiser, x0: Tensor, draws: Draws, *, variance: str | None = None) -> Loss:
+    """T times the bound's term at t: an unbiased estimate of its sum, bits/dim (iDDPM's L_vlb). x0: 8-bit images."""
+    chain = full_chain(denoiser.path)
     x_t = denoiser.path.mix(x0, draws.eps, draws.t)
     term = variational_term(chain, chain.step_at(draws.t), denoiser(x_t, draws.t), x0, x_t, variance)
     return Loss({"vb": len(chain) * term})

@@ -48,7 +48,7 @@ class Denoise(Protocol):
 class Denoiser:
     """A network read as a denoiser of its path.
 
-    net: called as net(x, network_time, condition), returns a named tuple whose ``prediction`` is (B, C or 2C, ...).
+    net: called as net(x, network_time, condition), returns a dataclass whose ``prediction`` is (B, C or 2C, ...).
     autocast: the dtype that the network's matrix products run in (None: as the weights are).
     """
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ditkit.base.errors import UserError
-from ditkit.process.path import Path
+from ditkit.process.chain import Chain
+from ditkit.process.path import DiscretePath, Path
 
 
 def uniform_density(u: Tensor, path: Path) -> Tensor:
@@ -64,6 +65,25 @@ def chain_grid(path: Path, indices: list[int]) -> Tensor:
     assert path.steps is not None
     times = (torch.tensor(indices, dtype=torch.float64) + 1) / path.steps
     return torch.cat([times.flip(0), torch.zeros(1, dtype=torch.float64)])
+
+
+class Respaced(DiscretePath):
+    """The chain that visits some indices of another as a path of its own, to train on or to bound likelihoods by.
+
+    The network still sees the indices of the chain that it was trained on (Nichol & Dhariwal 2021, section 4).
+    """
+
+    name = "respaced"
+
+    def __init__(self, path: DiscretePath, indices: list[int]) -> None:
+        """indices: ascending, of ``path`` (see respaced_indices)."""
+        super().__init__(Chain(path, chain_grid(path, indices)).beta.flip(0))
+        self.indices = torch.tensor(indices, dtype=torch.float64)
+
+    def network_time(self, t: Tensor) -> Tensor:
+        """The other chain's index, linear between the visited ones."""
+        n, table = super().network_time(t), self.indices.to(t.device)
+        return torch.lerp(table[n.floor().long()], table[n.ceil().long()], n - n.floor())
 
 
 def sampling_grid(path: Path, spec: int | str) -> Tensor:

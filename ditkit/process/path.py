@@ -117,7 +117,9 @@ class DiscretePath(Path):
     def _log_alpha_at(self, t: Tensor) -> Tensor:
         left = self._segment(t)
         table = self._log_alpha.to(t.device)
-        return torch.lerp(table[left], table[left + 1], self.index(t) + 1 - left)
+        right, weight = table[left + 1], self.index(t) + 1 - left
+        # the end itself is taken as it is: log alpha may end at -inf, which cannot be weighed
+        return torch.where(weight == 1, right, torch.lerp(table[left], right, weight))
 
 
 class DDPMLinear(DiscretePath):

@@ -27,7 +27,7 @@ def ddpm_moments(chain: Chain, k: Tensor, x: Tensor, said: Denoised, variance: s
     x: (B, C, ...) at the steps' starts; k: () or (B,) int64, steps of the chain; variance: see Chain.log_variance.
     """
     log_variance = chain.log_variance(variance, k, x, said.variance_mix)
-    return chain.posterior_mean(said.x0, x, k), log_variance.expand_as(x)
+    return chain.posterior_mean(said.x0, x, k), log_variance.to(x.device).expand_as(x)
 
 
 def ddpm_step(chain: Chain, k: Tensor, mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
@@ -76,13 +76,13 @@ def ddim(denoise: Denoise, x: Tensor, ts: Tensor, *, noise: Noise, eta: float = 
         yield State(x, chain.s[k], said)
 
 
-def ddim_invert(denoise: Denoise, x: Tensor, ts: Tensor) -> Tensor:
-    """The noise at ts[0] that DDIM with eta 0 turns into x, up to the grid's error (Song et al. 2021, section 4.3).
+def ddim_invert(denoise: Denoise, x0: Tensor, ts: Tensor) -> Tensor:
+    """The noise at ts[0] that DDIM with eta 0 turns into x0, up to the grid's error (Song et al. 2021, section 4.3).
 
-    x: (B, C, ...) images. A denoiser says nothing of use at t = 0: the images are taken to be at the grid's last
+    x0: (B, C, ...) images. A denoiser says nothing of use at t = 0: the images are taken to be at the grid's last
     positive time, as published code does.
     """
-    rising = ts[ts > 0].flip(0)
+    x, rising = x0, ts[ts > 0].flip(0)
     for t, noisier in itertools.pairwise(rising):
         said = denoise(x, t)
         x = denoise.path.mix(said.x0, said.eps, noisier)

@@ -23,7 +23,7 @@ from ditkit.process.gaussian import (
     normal_kl,
     standard_normal_log_density,
 )
-from ditkit.process.grid import chain_grid, respaced_indices
+from ditkit.process.grid import Respaced, chain_grid, respaced_indices
 from ditkit.process.path import Cosine, DDPMLinear, DiscretePath, over
 from ditkit.process.prediction import X0, Eps, Prediction
 from ditkit.solvers.ancestral import ddim, ddim_step, ddpm, ddpm_moments, ddpm_step
@@ -233,14 +233,16 @@ def steps(case: Case) -> dict[str, Tensor]:
     return out
 
 
-def losses_of(variant: Variant, settings: dict[str, bool], chain: Chain, x0: Tensor, draws: Draws) -> dict[str, Tensor]:
+def losses_of(
+    variant: Variant, settings: dict[str, bool], path: DiscretePath, x0: Tensor, draws: Draws
+) -> dict[str, Tensor]:
     """``training_losses`` of the reference with the settings of a variant."""
-    denoiser = variant.denoiser(chain.path)  # type: ignore[arg-type]
+    denoiser = variant.denoiser(path)
     if settings.get("use_kl"):
-        return {"loss": vlb(denoiser, x0, draws, chain, variance=variant.variance).per_sample}
+        return {"loss": vlb(denoiser, x0, draws, variance=variant.variance).per_sample}
     if variant.variance == "learned":
-        weight = len(chain) / 1000 if settings.get("rescale_learned_sigmas") else 1.0
-        loss = hybrid(denoiser, x0, draws, chain, vb_weight=weight)
+        weight = path.steps / 1000 if settings.get("rescale_learned_sigmas") else 1.0
+        loss = hybrid(denoiser, x0, draws, vb_weight=weight)
     else:
         loss = simple(denoiser, x0, draws)
     return loss.parts | {"loss": loss.per_sample}
@@ -249,17 +251,15 @@ def losses_of(variant: Variant, settings: dict[str, bool], chain: Chain, x0: Ten
 @covers("ddpm_training_losses")
 def training_losses(case: Case) -> dict[str, Tensor]:
     path, x0, noise = path_of(case.config), case.inputs["x_start"], case.inputs["noise"]
-    chains = {
-        "": (full_chain(path), case.inputs["t"]),
-        "respaced.": (respaced(path, case.config["respacing"]), case.inputs["t_respaced"]),
-    }
+    indices = respaced_indices(path.steps, case.config["respacing"])
+    paths = {"": (path, case.inputs["t"]), "respaced.": (Respaced(path, indices), case.inputs["t_respaced"])}
     out = {}
-    for kind, (chain, n) in chains.items():
-        draws = Draws(chain.t[step_of(chain, n)], noise)
-        out[f"model_t.{kind}".removesuffix(".")] = path.network_time(draws.t).long()
+    for kind, (visited, n) in paths.items():
+        draws = Draws((n.double() + 1) / visited.steps, noise)
+        out[f"model_t.{kind}".removesuffix(".")] = visited.network_time(draws.t).long()
         for name, settings in case.config["variants"].items():
             variant = Variant.of(settings, case.inputs["model_output"])
-            losses = losses_of(variant, settings, chain, x0, draws)
+            losses = losses_of(variant, settings, visited, x0, draws)
             out |= {f"{name}.{kind}{part}": value for part, value in losses.items()}
     return out
 

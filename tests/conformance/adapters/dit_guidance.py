@@ -13,6 +13,7 @@ from ditkit.objectives.matching import hybrid, simple
 from ditkit.process.denoiser import Denoised, Denoiser
 from ditkit.process.path import DDPMLinear
 from ditkit.process.prediction import Eps
+from ditkit.train.ema import EMA
 from tests.conformance.adapters.dit import condition_of, load_case
 from tests.conformance.harness import Case, covers
 
@@ -54,7 +55,7 @@ def guidance(case: Case) -> dict[str, Tensor]:
 def train_steps(case: Case) -> dict[str, Tensor]:
     config, path = case.config, DDPMLinear()
     net = load_case(case).train()
-    average = {name: value.clone() for name, value in net.state_dict().items()}
+    average = EMA(net)
     optimizer = torch.optim.AdamW(net.parameters(), lr=config["lr"], weight_decay=config["weight_decay"])
     objective = hybrid if net.learned_variance else simple
     losses = []
@@ -67,11 +68,10 @@ def train_steps(case: Case) -> dict[str, Tensor]:
         loss.backward()
         optimizer.step()
         losses.append(loss.detach())
-        for name, value in net.state_dict().items():
-            average[name].lerp_(value, 1 - config["ema_decay"])
+        average.update(net, config["ema_decay"])
     weights = FacebookDiT.from_ditkit(net.state_dict())
     return {
         "losses": torch.stack(losses),
         **{f"param.{name}": value for name, value in weights.items()},
-        **{f"ema.{name}": value for name, value in FacebookDiT.from_ditkit(average).items()},
+        **{f"ema.{name}": value for name, value in FacebookDiT.from_ditkit(average.net.state_dict()).items()},
     }

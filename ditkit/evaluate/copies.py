@@ -1,0 +1,148 @@
+"""Memorisation: how near samples come to training images, judged by how near real images outside them come."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ditkit.base.errors import UserError
+from ditkit.evaluate.images import check_images, check_same_shape
+
+BLOCK_BYTES = 128 * 2**20
+NEIGHBOURHOOD = 50
+"""Neighbours whose mean distance is the scale of a place (Carlini et al. 2023, arXiv:2301.13188, section 4.2)."""
+QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
+
+
+def nearest(queries: Tensor, references: Tensor, k: int = 1, *, progress: bool = True) -> tuple[Tensor, Tensor]:
+    """The k nearest references of each query: distances (Q, k) float32, rising, and rows (Q, k) int64.
+
+    queries, references: uint8 (Q or R, C, H, W). Distance: Euclidean, over pixels in [-1, 1]. The distances are exact
+    (integers, then one root). Memory: a block of pairs. Raises UserError on other types, sizes or a k above R.
+    """
+    check_images("queries", queries)
+    check_images("references", references)
+    check_same_shape("queries", queries, "references", references)
+    if not 1 <= k <= len(references):
+        raise UserError(f"k is {k}, expected 1 to {len(references)}, the number of references")
+    # Float32 products choose a few more candidates than asked for; integers then decide. Halves are exact in float32.
+    table = references.flatten(1).float() - 127.5
+    norms = table.square().sum(1)
+    size = max(1, BLOCK_BYTES // (4 * max(len(references), table.shape[1] * (k + 4))))
+    found = []
+    for block in tqdm(queries.split(size), "neighbours", delay=2, disable=not progress, leave=False):
+        near = torch.addmm(norms, block.flatten(1).float() - 127.5, table.T, alpha=-2)
+        rows = near.topk(min(k + 4, len(references)), largest=False).indices
+        difference = block.flatten(1).int()[:, None] - references.flatten(1)[rows].int()
+        squared = difference.square().sum(2)
+        # Equal distances are put in the order of their rows.
+        rows, order = rows.sort(1)
+        squared, best = squared.gather(1, order).sort(dim=1, stable=True)
+        found.append((squared[:, :k], rows.gather(1, best)[:, :k]))
+    squared, rows = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return (squared.double().sqrt() / 127.5).float(), rows
+
+
+@dataclass(frozen=True)
+class CopyReport:
+    """Distances of samples to their nearest training images, beside those of held-out images.
+
+    copies: rows of the samples that count as copies. false_alarms: the fraction of held-out images, which cannot be
+    copies, that the same rule would call so. quantiles: levels of the two distance columns. distance_threshold,
+    ratio_threshold: a copy lies below both. distances, rows: (S, k) of each sample, for drawing pairs. ratios: (S,).
+    """
+
+    samples: int
+    training: int
+    heldout: int
+    copies: Tensor
+    false_alarms: float
+    quantiles: tuple[float, ...]
+    sample_distances: tuple[float, ...]
+    heldout_distances: tuple[float, ...]
+    distance_threshold: float
+    ratio_threshold: float
+    distances: Tensor
+    rows: Tensor
+    ratios: Tensor
+
+    def most_alike(self, count: int) -> Tensor:
+        """Rows of the ``count`` samples that look most like copies, the most alike first."""
+        return self.ratios.argsort(stable=True)[:count]
+
+    def summary(self) -> dict[str, Any]:
+        """Everything but the tensors, with the number of copies, as plain values for a JSON file."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if not isinstance(v, Tensor)}
+        return {**plain, "copies": len(self.copies)}
+
+
+def copy_report(
+    samples: Tensor, training: Tensor, heldout: Tensor, *, pairs: int = 3, progress: bool = True
+) -> CopyReport:
+    """Which samples are copies of training images, at thresholds calibrated on held-out real images.
+
+    samples, training, heldout: uint8 (N, C, H, W) of one size; held-out images must not be among the training images.
+    A sample is a copy when its nearest training image is both
+    - nearer than it is for all but 1% of the held-out images, and
+    - nearer, in proportion to the mean distance of its 50 nearest (the scale of the place: digits of one class lie
+      close together, and a bland sample lies close to many), than a third of what that is for a middling held-out
+      image, and than for all but 1% of them; an exact copy counts always.
+    The 1% leaves room for real images that are in the data twice. pairs: neighbours kept for pictures.
+    Raises UserError on other types or sizes, on fewer than 20 held-out or 2 training images, or when most
+    held-out images are among the training images.
+    """
+    check_images("held-out images", heldout)
+    check_images("training images", training)
+    if len(heldout) < 20 or len(training) < 2:
+        raise UserError(
+            f"{len(heldout)} held-out and {len(training)} training images are too few to know a copy, "
+            "expected at least 20 and 2: hold out more of the data"
+        )
+    k = min(max(NEIGHBOURHOOD, pairs), len(training))
+    real, _ = nearest(heldout, training, k, progress=progress)
+    if real[:, 0].median() == 0:
+        raise UserError(
+            "more than half of the held-out images are among the training images, expected real images apart from "
+            "them: give those that the model was not trained on"
+        )
+    distances, rows = nearest(samples, training, k, progress=progress)
+    real_ratio, ratio = _ratio(real), _ratio(distances)
+    distance_threshold = _quantile(real[:, 0], 0.01)
+    ratio_threshold = min(real_ratio.median().item() / 3, _quantile(real_ratio, 0.01))
+    levels = torch.tensor(QUANTILES)
+    return CopyReport(
+        samples=len(samples),
+        training=len(training),
+        heldout=len(heldout),
+        copies=_below(distances, ratio, distance_threshold, ratio_threshold).nonzero()[:, 0],
+        false_alarms=_below(real, real_ratio, distance_threshold, ratio_threshold).double().mean().item(),
+        quantiles=QUANTILES,
+        sample_distances=tuple(distances[:, 0].quantile(levels).tolist()),
+        heldout_distances=tuple(real[:, 0].quantile(levels).tolist()),
+        distance_threshold=distance_threshold,
+        ratio_threshold=ratio_threshold,
+        distances=distances[:, :pairs],
+        rows=rows[:, :pairs],
+        ratios=ratio,
+    )
+
+
+def _ratio(distances: Tensor) -> Tensor:
+    """Nearest distance over the mean of the neighbourhood's (Q, k); 0 where all of them are zero."""
+    mean = distances.mean(1)
+    return torch.where(mean > 0, distances[:, 0] / mean, 0)
+
+
+def _below(distances: Tensor, ratio: Tensor, distance_threshold: float, ratio_threshold: float) -> Tensor:
+    exact = distances[:, 0] == 0
+    return exact | ((distances[:, 0] < distance_threshold) & (ratio < ratio_threshold))
+
+
+def _quantile(values: Tensor, level: float) -> float:
+    return values.quantile(level).item()
