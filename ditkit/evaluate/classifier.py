@@ -25,7 +25,7 @@ from ditkit.evaluate.network import WIDTHS, ResidualNet, build, multiply_adds
 from ditkit.evaluate.task import Task
 
 BATCH = 64
-LEARNING_RATE = 0.4
+LEARNING_RATE = 0.8
 WEIGHT_DECAY = 5e-4
 EPOCHS = 20
 """Passes over small data, beyond which held-out accuracy no longer rises."""
