@@ -29,7 +29,7 @@ class Condition:
         if self.label is None:
             return self
         null = torch.full_like(self.label, NULL_LABEL)
-        return Condition(label=null if dropped is None else torch.where(dropped, null, self.label))
+        return dataclasses.replace(self, label=null if dropped is None else torch.where(dropped, null, self.label))
 
     def __getitem__(self, rows: slice | Tensor) -> Condition:
         """The condition of some samples of the batch."""

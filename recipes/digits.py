@@ -4,7 +4,7 @@ from ditkit.app.recipe import Data, Measuring, Model, Process, Recipe, Sampling
 from ditkit.train.settings import TrainSettings
 
 recipe = Recipe(
-    data=Data(source="digits"),
+    data=Data(source="digits", heldout=0.1),
     model=Model(patch_size=2, width=128, depth=6, heads=4),
     process=Process(path="cosine", prediction="v"),
     train=TrainSettings(

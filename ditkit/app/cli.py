@@ -42,7 +42,7 @@ def usage() -> str:
     )
 
 
-def parse(kind: type[T], command: str, args: Sequence[str], *, default: T | None = None) -> T:
+def parse(kind: type[T], command: str, args: Sequence[str], *, default: Any = None) -> T:
     """The command's arguments as a typed object; UserError in one line when they do not fit."""
     import tyro
 

@@ -66,6 +66,14 @@ def _sheet(height: int, width: int, channels: int, background: Background) -> np
     return np.broadcast_to(colour, (height, width, max(channels, colour.size))).copy()
 
 
+def cells(picture: Image.Image, height: int, width: int, *, padding: int = 2) -> np.ndarray:
+    """The images of a sheet that ``grid`` made, (N, C, H, W) uint8, those of an unfilled last row included."""
+    sheet = np.atleast_3d(np.asarray(picture))
+    rows, columns = -(-sheet.shape[0] // (height + padding)), -(-sheet.shape[1] // (width + padding))
+    corners = [(r * (height + padding), c * (width + padding)) for r in range(rows) for c in range(columns)]
+    return np.stack([sheet[top : top + height, left : left + width].transpose(2, 0, 1) for top, left in corners])
+
+
 def png_bytes(picture: Image.Image) -> bytes:
     """The picture as a PNG file's content; the same picture gives the same bytes."""
     buffer = io.BytesIO()

@@ -34,6 +34,8 @@ class Data:
     """Condition on the classes where the source has them."""
     flip: bool = False
     """Mirror images left to right at random."""
+    heldout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of each class that is never trained on, to tell memorised samples from new ones."""
     autoencoder: str | None = None
     """An autoencoder's folder or file: diffuse in its latent space; None: pixels."""
 

@@ -115,6 +115,11 @@ class Model:
         """(C, H, W) of an image."""
         return (self.facts["channels"], *self.facts["input_size"])
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of an image in pixels."""
+        return (self.shape[1], self.shape[2])
+
     def labels(self, num: int, classes: Sequence[int] | None = None) -> torch.Tensor | None:
         """Labels of ``num`` samples, the given classes (all by default) in turn; None for an unconditional model."""
         if not self.classes:

@@ -16,7 +16,7 @@ from ditkit.app.run import Model, Run, create, open_run
 from ditkit.base.errors import UserError
 from ditkit.base.files import write_text
 from ditkit.data.images import Images, load_images
-from ditkit.data.loader import batch, prefetch
+from ditkit.data.loader import batch, prefetch, split_heldout
 from ditkit.data.source import open_source
 from ditkit.train import checkpoint
 from ditkit.train.trainer import Hook, Trainer
@@ -44,18 +44,27 @@ def read_data(recipe: Recipe) -> tuple[Images, dict[str, Any]]:
     return images, facts
 
 
+def split(images: Images, recipe: Recipe) -> tuple[Images, Images | None]:
+    """What is trained on, and what is held out (None: nothing), by the recipe's share and seed."""
+    if not recipe.data.heldout:
+        return images, None
+    learned, held = split_heldout(images, recipe.data.heldout, recipe.seed)
+    return images.subset(learned), images.subset(held)
+
+
 def start(recipe: Recipe, out: Path) -> str | None:
     """A new run; None when it is trained, else the signal that stopped it. Raises before any folder is made."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         create(out, recipe)  # raises: says what is there
     images, facts = read_data(recipe)
     trainer = _trainer(recipe, facts)
+    learned, _ = split(images, recipe)
     run = create(out, recipe)
     run.append({"event": "start", "step": 0, "data": facts})
     for note in images.notes:
         run.append({"event": "data", "step": 0, "note": note})
         tqdm.write(note)
-    return _train(run, trainer, images, facts)
+    return _train(run, trainer, learned, facts)
 
 
 def resume(folder: Path, limits: dict[str, Any]) -> str | None:
@@ -79,7 +88,7 @@ def resume(folder: Path, limits: dict[str, Any]) -> str | None:
     note = f"resumed at step {trainer.step}" + (f"; {dropped} later log records are made anew" if dropped else "")
     run.append({"event": "resume", "step": trainer.step, "note": note})
     tqdm.write(note)
-    return _train(run, trainer, images, facts)
+    return _train(run, trainer, split(images, run.recipe)[0], facts)
 
 
 def _trainer(recipe: Recipe, facts: dict[str, Any]) -> Trainer:
@@ -127,7 +136,7 @@ def draw_grid(run: Run, trainer: Trainer, facts: dict[str, Any]) -> None:
     columns = min(len(model.classes), 10) or GRID_ROWS
     labels = model.labels(columns * GRID_ROWS)
     images = model.draw(range(columns * GRID_ROWS), labels, run.recipe.sample)
-    save_png(run.samples / f"step-{trainer.step:07d}.png", grid(images, columns))
+    save_png(run.samples / f"step-{trainer.step:07d}.png", grid(images, columns, background=255))
 
 
 @contextlib.contextmanager

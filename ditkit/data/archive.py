@@ -34,8 +34,10 @@ class Zip(Listed):
             raise UserError(
                 f"archive {spec!r} cannot be read ({error}): expected a whole zip file; download or pack it again"
             ) from error
-        super().__init__(spec, arrange(self._zip.namelist(), f"archive {spec!r}"))
-        if any(self._zip.getinfo(name).flag_bits & _ENCRYPTED for name in self.names):
+        infos = {_plain(info.filename): info for info in self._zip.infolist()}
+        super().__init__(spec, arrange(infos, f"archive {spec!r}"))
+        self._infos = [infos[name] for name in self.names]
+        if any(info.flag_bits & _ENCRYPTED for info in self._infos):
             raise UserError(f"archive {spec!r} is encrypted: expected a zip without a password; pack it again")
         # ZipFile counts its open members without a lock, so that threads which open at once could close it early.
         self._lock = threading.Lock()
@@ -49,10 +51,14 @@ class Zip(Listed):
     def open(self, i: int) -> Image.Image:
         """Picture i, not decoded yet. Raises BadZipFile or OSError when it cannot be read."""
         with self._lock:
-            content = self._zip.read(self.names[i])
+            content = self._zip.read(self._infos[i])
         return Image.open(io.BytesIO(content))
 
     def fingerprint(self) -> str:
         """Digest of the names, sizes and CRCs of the images."""
-        infos = [self._zip.getinfo(name) for name in self.names]
-        return digest((info.filename, info.file_size, info.CRC) for info in infos)
+        return digest((info.filename, info.file_size, info.CRC) for info in self._infos)
+
+
+def _plain(name: str) -> str:
+    # Some packers write "./a.png", and some on Windows "a\b.png" against the format's rule.
+    return name.replace("\\", "/").removeprefix("./")

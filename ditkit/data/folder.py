@@ -32,7 +32,7 @@ class Folder(Listed):
     @classmethod
     def recognise(cls, spec: str) -> bool:
         """Whether ``spec`` is a folder."""
-        return Path(spec).expanduser().is_dir()
+        return bool(spec) and Path(spec).expanduser().is_dir()
 
     def open(self, i: int) -> Image.Image:
         """Picture i, not decoded yet. Raises OSError when the file cannot be read."""

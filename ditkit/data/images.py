@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -19,10 +19,11 @@ from ditkit.data.decode import MOST_BAD, Bad, Decoder, default_workers, survey, 
 from ditkit.data.preprocess import Size
 from ditkit.data.source import Source
 
-MEMORY = 4 * 2**30
+MEMORY = 2 * 2**30
 """Bytes of pixels up to which a set is held in memory."""
 
 _CHUNK = 64
+_NAMED = 10
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +66,8 @@ class ImageSet:
     notes: list[str] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.shape: tuple[int, int, int] = tuple(self.images.shape[1:])
+        _, channels, height, width = self.images.shape
+        self.shape: tuple[int, int, int] = (channels, height, width)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -164,16 +166,14 @@ def load_images(
     _check(size, channels)
     seen = survey(source, progress)
     height_width = seen.commonest_size if size is None else (size, size) if isinstance(size, int) else size
-    workers = workers or default_workers()
+    workers = workers or default_workers(seen.commonest_size)
     decoder = Decoder(source, height_width, channels or seen.most_channels)
     if len(source) * decoder.channels * height_width[0] * height_width[1] > memory:
         return _lazily(decoder, seen.total, seen.sizes[height_width], workers)
     loading = _Loading(decoder, workers, progress)
-    images = loading.run(lambda: channels is None and decoder.channels == 1 and loading.recoloured > 0)
-    if images is None:  # a coloured picture turned up among those that the survey did not see
-        loading = _Loading(dataclasses.replace(decoder, channels=3), workers, progress)
-        images = loading.run(lambda: False)
-    assert images is not None
+    images = loading.run()
+    if channels is None and decoder.channels == 1 and loading.recoloured:  # a coloured one that the survey missed
+        images = _Loading(dataclasses.replace(decoder, channels=3), workers, progress).run()
     return images
 
 
@@ -214,8 +214,8 @@ class _Loading:
         self.resized = 0
         self.recoloured = 0
 
-    def run(self, give_up: Callable[[], bool]) -> ImageSet | None:
-        """Decodes all; None when ``give_up`` says so on the way."""
+    def run(self) -> ImageSet:
+        """Decodes all. Raises UserError as soon as more than 1% do not decode."""
         total = len(self.decoder.source)
         chunks = [range(start, min(start + _CHUNK, total)) for start in range(0, total, _CHUNK)]
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
@@ -228,8 +228,6 @@ class _Loading:
                     self.recoloured += recoloured
                     if len(self.bad) > MOST_BAD * total:
                         raise too_many_bad(self.decoder.source, list(self.bad.values()))
-                    if give_up():
-                        return None
                     bar.update(len(chunk))
         finally:
             pool.shutdown(cancel_futures=True)
@@ -271,7 +269,8 @@ class _Loading:
             change = "coloured and turned to grey" if self.decoder.channels == 1 else "grey and repeated to 3 channels"
             notes.append(f"{self.recoloured:,} of {good:,} images were {change}")
         if self.bad:
-            named = "; ".join(f"{bad.name} ({bad.reason})" for bad in self.bad.values())
+            bad = list(self.bad.values())
+            named = "; ".join(f"{b.name} ({b.reason})" for b in bad[:_NAMED]) + ("; ..." if len(bad) > _NAMED else "")
             notes.append(
                 f"{len(self.bad):,} of {good + len(self.bad):,} images do not decode and were skipped: {named}"
             )

@@ -45,11 +45,11 @@ def arrange(entries: Iterable[str], where: str) -> Layout:
 
     Raises UserError when there is no image, when images lie beside class folders, and when a class folder has none.
     """
-    entries = [entry.removeprefix("./") for entry in entries]
-    prefix, entries = _unwrapped([entry for entry in entries if entry and not _hidden(entry)])
-    images = [entry for entry in entries if entry.lower().endswith(EXTENSIONS)]
-    if not images:
+    entries = [entry for entry in entries if entry and not _hidden(entry)]
+    if not any(map(_is_image, entries)):
         raise _no_images(entries, where)
+    prefix, entries = _unwrapped(entries)
+    images = [entry for entry in entries if _is_image(entry)]
     loose = sorted((name for name in images if "/" not in name), key=natural_key)
     if len(loose) == len(images):
         return Layout(tuple(prefix + name for name in loose), (), None)
@@ -64,6 +64,10 @@ def arrange(entries: Iterable[str], where: str) -> Layout:
     return Layout(tuple(prefix + name for _, _, name in keyed), classes, labels)
 
 
+def _is_image(entry: str) -> bool:
+    return entry.lower().endswith(EXTENSIONS)
+
+
 def _hidden(entry: str) -> bool:
     return entry.startswith(".") or "/." in entry or entry.startswith("__MACOSX/")
 
@@ -73,7 +77,7 @@ def _unwrapped(entries: list[str]) -> tuple[str, list[str]]:
     prefix = ""
     while True:
         tops = {entry.split("/", 1)[0] for entry in entries if "/" in entry}
-        at_hand = any(entry.count("/") <= 1 and entry.lower().endswith(EXTENSIONS) for entry in entries)
+        at_hand = any(entry.count("/") <= 1 and _is_image(entry) for entry in entries)
         if len(tops) != 1 or at_hand:
             return prefix, entries
         top = f"{tops.pop()}/"
@@ -86,7 +90,7 @@ def _some(names: Sequence[str], most: int = 3) -> str:
 
 def _no_images(entries: list[str], where: str) -> UserError:
     files = sorted(entry for entry in entries if not entry.endswith("/"))
-    what = f"has no images among its {len(files)} files ({_some(files)})" if files else "is empty"
+    what = f"holds files but no images ({_some(files)})" if files else "is empty"
     return UserError(
         f"{where} {what}: expected images ({' '.join(EXTENSIONS)}), loose or in one subfolder per class; "
         "check the path or put images there"
@@ -95,7 +99,8 @@ def _no_images(entries: list[str], where: str) -> UserError:
 
 def _mixture(images: list[str], loose: list[str], where: str) -> UserError:
     return UserError(
-        f"{where} mixes {len(loose)} loose images ({_some(loose)}) with {len(images) - len(loose)} in subfolders: "
+        f"{where} mixes loose images ({len(loose)}: {_some(loose)}) with images in subfolders "
+        f"({len(images) - len(loose)}): "
         "expected one subfolder per class or loose images only; move the loose ones into a class folder or away"
     )
 
@@ -105,6 +110,6 @@ def _check_none_empty(folders: list[str], labels: np.ndarray, where: str) -> Non
     empty = [folder for folder, count in zip(folders, counts, strict=True) if count == 0]
     if empty:
         raise UserError(
-            f"{where} has {len(empty)} class folders without images ({_some(empty)}): expected at least one image in "
+            f"{where} has class folders without images ({len(empty)}: {_some(empty)}): expected at least one image in "
             "each; add images or remove the folder"
         )

@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """x0: float32 (B, C, H, W) in [-1, 1]. condition: its labels (B,), or nothing. index: int64 (B,), rows of the set."""
+    """x0: float32 (B, C, H, W) in [-1, 1]. condition: labels (B,) or nothing. index: int64 (B,), rows of the set."""
 
     x0: Tensor
     condition: Condition
@@ -65,11 +65,11 @@ def _mirrored(count: int, seed: int, epoch: int) -> Tensor:
     return torch.rand(count, generator=rng.generator(seed, "flip", epoch)) < 0.5  # N
 
 
-def prefetch(make: Callable[[int], T], start: int = 0, stop: int | None = None, *, ahead: int = 2) -> Iterator[T]:
+def prefetch(make: Callable[[int], T], start: int = 0, stop: int | None = None, *, ahead: int = 2) -> Generator[T]:
     """Yields make(start), make(start + 1), ... up to ``stop`` (excluded; None is endless), made ahead in one thread.
 
-    ahead: how many wait at most. An error in ``make`` is raised where its result is due. The thread ends with the
-    iteration, or when the iterator is closed (``contextlib.closing``).
+    ahead: how many wait at most, at least 1. An error in ``make`` is raised where its result is due. The thread ends
+    with the iteration, or when the iterator is closed (``contextlib.closing``).
     """
     steps = itertools.count(start) if stop is None else iter(range(start, stop))
     waiting: collections.deque[Future[T]] = collections.deque()

@@ -1,10 +1,11 @@
 """What images come from: a source is a numbered list of pictures, with or without classes.
 
-A new kind of source is a class in a file of this folder with ``words``, ``expects`` and ``recognise``: it is found there.
+A new kind of source is a class in a file of this folder, with what ``Source`` asks for: it is found there.
 """
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -72,11 +73,17 @@ def open_source(spec: str | Path) -> Source:
 
 
 def _unrecognised(spec: str, kinds: list[type[Source]]) -> UserError:
-    path = Path(spec).expanduser()
     expected = ", ".join(sorted(kind.expects for kind in kinds))
-    words = [word for kind in kinds for word in kind.words]
-    siblings = {str(Path(spec).parent / p.name): None for p in path.parent.iterdir()} if path.parent.is_dir() else {}
-    close = nearest(spec, [*words, *siblings])
-    hint = f"; did you mean {close!r}?" if close else "; check the path"
-    what = "cannot be read as images" if path.exists() else "does not exist"
-    return UserError(f"data {spec!r} {what}: expected one of: {expected}{hint}")
+    if spec and Path(spec).expanduser().exists():
+        return UserError(f"data {spec!r} cannot be read as images: expected one of: {expected}; check the path")
+    close = nearest(spec, [word for kind in kinds for word in kind.words]) or _sibling(Path(spec))
+    hint = f"did you mean {close!r}?" if close else "check the path"
+    return UserError(f"data {spec!r} does not exist: expected one of: {expected}; {hint}")
+
+
+def _sibling(path: Path) -> str | None:
+    """The path beside ``path`` whose name is most like its."""
+    with contextlib.suppress(OSError):
+        close = nearest(path.name, [sibling.name for sibling in path.expanduser().parent.iterdir()])
+        return close and str(path.parent / close)
+    return None

@@ -16,10 +16,12 @@ from ditkit.process.gaussian import discretized_gaussian_log_likelihood, normal_
 from ditkit.process.path import over
 
 
-def variational_term(chain: Chain, k: Tensor, said: Denoised, x0: Tensor, x_t: Tensor, variance: str) -> Tensor:
+def variational_term(
+    chain: Chain, k: Tensor, said: Denoised, x0: Tensor, x_t: Tensor, variance: str | None = None
+) -> Tensor:
     """KL(q(x_s | x_t, x0) || p(x_s | x_t)), or -log p(x0 | x_1) at the chain's last step, (B,) bits/dim.
 
-    k: (B,) int64, steps of the chain. variance: a rule of chain.LOG_VARIANCE.
+    k: (B,) int64, steps of the chain. variance: see Chain.log_variance.
     """
     true_mean = chain.posterior_mean(x0, x_t, k)
     true_log_variance = chain.log_variance("posterior", k, x0)
@@ -31,13 +33,17 @@ def variational_term(chain: Chain, k: Tensor, said: Denoised, x0: Tensor, x_t: T
     return torch.where(k == len(chain) - 1, decoder, kl)
 
 
-def vlb(denoiser: Denoiser, x0: Tensor, draws: Draws, *, variance: str | None = None) -> Loss:
-    """T times the bound's term at t: an unbiased estimate of its sum, bits/dim (iDDPM's L_vlb). x0: 8-bit images."""
+def vlb(
+    denoiser: Denoiser, x0: Tensor, draws: Draws, chain: Chain | None = None, *, variance: str | None = None
+) -> Loss:
+    """K times the bound's term at t: an unbiased estimate of its sum, bits/dim (iDDPM's L_vlb).
+
+    x0: (B, C, ...), 8-bit images. chain: of K steps, draws.t among its times; None: all the path's own T.
+    """
+    chain = chain or full_chain(denoiser.path)
     x_t = denoiser.path.mix(x0, draws.eps, draws.t)
-    chain = full_chain(denoiser.path)
-    said = denoiser(x_t, draws.t)
-    rule = variance or ("posterior" if said.variance_mix is None else "learned")
-    return Loss({"vb": len(chain) * variational_term(chain, chain.step_at(draws.t), said, x0, x_t, rule)})
+    term = variational_term(chain, chain.step_at(draws.t), denoiser(x_t, draws.t), x0, x_t, variance)
+    return Loss({"vb": len(chain) * term})
 
 
 def prior_term(chain: Chain, x0: Tensor) -> Tensor:
@@ -60,7 +66,9 @@ class Bound:
 
 
 @torch.no_grad()
-def bound(denoise: Denoise, x0: Tensor, ts: Tensor, noise: Callable[[int], Tensor], variance: str = "learned") -> Bound:
+def bound(
+    denoise: Denoise, x0: Tensor, ts: Tensor, noise: Callable[[int], Tensor], variance: str | None = None
+) -> Bound:
     """The whole bound of x0 (B, C, H, W; 8-bit images in [-1, 1]) on the grid ts, one network call a step.
 
     noise(k): the standard normal tensor that x_t of step k is made with.

@@ -12,6 +12,7 @@ import functools
 import torch
 from torch import Tensor
 
+from ditkit.base.errors import UserError, unknown
 from ditkit.process.path import Path, over
 
 
@@ -48,35 +49,44 @@ class Chain:
 
     def step_at(self, t: Tensor) -> Tensor:
         """The step k that starts at time t, (B,) int64. ValueError where t is none of the grid's times."""
-        k = torch.cdist(t.double().reshape(-1, 1).cpu(), self.t.reshape(-1, 1)).argmin(1)
-        if not torch.allclose(self.t[k], t.double().reshape(-1).cpu(), rtol=0, atol=1e-9):
+        wanted = t.double().reshape(-1).cpu()
+        k = (wanted[:, None] - self.t).abs().argmin(1)
+        if not torch.allclose(self.t[k], wanted, rtol=0, atol=1e-9):
             raise ValueError("t holds times that are not on the chain's grid")
         return k.to(t.device)
 
     def posterior_mean(self, x0: Tensor, x_t: Tensor, k: Tensor) -> Tensor:
         """The mean of q(x_s | x_t, x0) (Ho et al. 2020, eq. 7). x0, x_t: (B, ...); k: () or (B,) int64."""
-        return over(self._at(self.posterior_x0, k), x0) * x0 + over(self._at(self.posterior_xt, k), x_t) * x_t
+        return over(self.at(self.posterior_x0, k), x0) * x0 + over(self.at(self.posterior_xt, k), x_t) * x_t
 
-    def log_variance(self, rule: str, k: Tensor, x: Tensor, mix: Tensor | None = None) -> Tensor:
-        """The log variance of the model's step k by a rule of LOG_VARIANCE, broadcastable to x. mix: Denoised's."""
+    def log_variance(self, rule: str | None, k: Tensor, x: Tensor, mix: Tensor | None = None) -> Tensor:
+        """The log variance of the model's step k, broadcastable to x.
+
+        rule: a name of LOG_VARIANCE, or None: learned where there is a mix (Denoised's), else posterior. UserError for
+        an unknown rule, and for "learned" without a mix.
+        """
+        rule = rule or ("posterior" if mix is None else "learned")
+        if rule not in LOG_VARIANCE:
+            raise unknown("variance", rule, LOG_VARIANCE)
         return LOG_VARIANCE[rule](self, k, x, mix)
 
-    def _at(self, array: Tensor, k: Tensor) -> Tensor:
+    def at(self, array: Tensor, k: Tensor) -> Tensor:
+        """One of the chain's arrays at steps k, on the device of k."""
         return array.to(k.device)[k]
 
 
 def _small(chain: Chain, k: Tensor, x: Tensor, mix: Tensor | None) -> Tensor:
-    return over(chain._at(chain.log_small, k), x)
+    return over(chain.at(chain.log_small, k), x)
 
 
 def _large(chain: Chain, k: Tensor, x: Tensor, mix: Tensor | None) -> Tensor:
-    return over(chain._at(chain.log_large, k), x)
+    return over(chain.at(chain.log_large, k), x)
 
 
 def _learned(chain: Chain, k: Tensor, x: Tensor, mix: Tensor | None) -> Tensor:
     if mix is None:
-        raise ValueError("the model has no learned variance: use the variance 'posterior' or 'beta'")
-    log_beta = over(chain._at(chain.beta.log(), k), x)
+        raise UserError("variance 'learned': the model has no learned variance; use 'posterior' or 'beta'")
+    log_beta = over(chain.at(chain.beta.log(), k), x)
     return mix * log_beta + (1 - mix) * _small(chain, k, x, mix)
 
 
@@ -88,5 +98,7 @@ LOG_VARIANCE = {"posterior": _small, "beta": _large, "learned": _learned}
 def full_chain(path: Path) -> Chain:
     """The chain of a discrete path at all its T times and t = 0: step k is DDPM's index n = T - 1 - k."""
     if path.steps is None:
-        raise ValueError(f"the path {path.name!r} is continuous: give a grid of times")
+        raise UserError(
+            f"path {path.name!r}: expected a discrete path (betas), this one is continuous and has no chain"
+        )
     return Chain(path, torch.arange(path.steps, -1, -1, dtype=torch.float64) / path.steps)

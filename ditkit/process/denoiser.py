@@ -48,7 +48,7 @@ class Denoise(Protocol):
 class Denoiser:
     """A network read as a denoiser of its path.
 
-    net: called as net(x, network_time, condition), returns an object whose ``prediction`` is (B, C or 2C, ...).
+    net: called as net(x, network_time, condition), returns a named tuple whose ``prediction`` is (B, C or 2C, ...).
     autocast: the dtype that the network's matrix products run in (None: as the weights are).
     """
 
@@ -97,7 +97,7 @@ class MapX0:
         said = self.denoise(x, t)
         x0 = self.function(said.x0)
         alpha, sigma = self.path.alpha(t), self.path.sigma(t)
-        eps = over(1 / sigma, x) * x - over(alpha / sigma, x0) * x0
+        eps = over(1 / sigma, x) * (x - over(alpha, x0) * x0)
         return Denoised(x0, eps, said.variance_mix)
 
 

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from ditkit.base.errors import UserError
 from ditkit.process import betas as schedules
 
 
@@ -73,12 +74,13 @@ class DiscretePath(Path):
     """
 
     name = "betas"
+    steps: int
 
     def __init__(self, betas: Tensor) -> None:
-        """betas: (T,), each in (0, 1)."""
+        """betas: (T,), each in (0, 1]; a last one of 1 leaves nothing of the image, which an eps row cannot undo."""
         betas = betas.double()
         if betas.dim() != 1 or len(betas) == 0 or not bool(((betas > 0) & (betas <= 1)).all()):
-            raise ValueError(f"betas must be a non-empty vector of numbers in (0, 1], got shape {tuple(betas.shape)}")
+            raise UserError(f"betas {betas.tolist()[:4]}...: expected a non-empty vector of numbers in (0, 1]")
         self.betas = betas
         self.steps = len(betas)
         log_alpha = torch.log1p(-betas).cumsum(0) / 2
@@ -86,7 +88,7 @@ class DiscretePath(Path):
 
     def index(self, t: Tensor) -> Tensor:
         """The chain's index n = T t - 1 at time t, a float: whole at the chain's own times, -1 at t = 0."""
-        n = t.double() * self._steps - 1
+        n = t.double() * self.steps - 1
         # (n + 1) / T * T is not always n + 1 in floating point; a network trained on whole indices must see them.
         return torch.where((n - n.round()).abs() < 1e-9, n.round(), n)
 
@@ -98,23 +100,19 @@ class DiscretePath(Path):
         return self._log_alpha_at(t).exp()
 
     def sigma(self, t: Tensor) -> Tensor:
-        return (-torch.expm1(2 * self._log_alpha_at(t))).sqrt()
+        return torch.expm1(2 * self._log_alpha_at(t)).abs().sqrt()  # abs: +0, not -0, at t = 0
 
     def d_alpha(self, t: Tensor) -> Tensor:
         left = self._segment(t)
         table = self._log_alpha.to(t.device)
-        return self.alpha(t) * (table[left + 1] - table[left]) * self._steps
+        return self.alpha(t) * (table[left + 1] - table[left]) * self.steps
 
     def d_sigma(self, t: Tensor) -> Tensor:
         return -self.alpha(t) * self.d_alpha(t) / self.sigma(t)
 
-    @property
-    def _steps(self) -> int:
-        return len(self.betas)
-
     def _segment(self, t: Tensor) -> Tensor:
         """The segment (left end) whose inside or right end t is."""
-        return self.index(t).ceil().long().clamp(0, self._steps - 1)
+        return self.index(t).ceil().long().clamp(0, self.steps - 1)
 
     def _log_alpha_at(self, t: Tensor) -> Tensor:
         left = self._segment(t)
@@ -129,6 +127,8 @@ class DDPMLinear(DiscretePath):
 
     def __init__(self, *, steps: int = 1000) -> None:
         scale = 1000 / steps
+        if scale * 0.02 > 1:
+            raise UserError(f"steps {steps}: beta would rise to {scale * 0.02:g}; expected at least 20 steps")
         super().__init__(schedules.linear(steps, scale * 1e-4, scale * 0.02))
 
 

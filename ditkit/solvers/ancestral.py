@@ -6,11 +6,13 @@ ts[-1]. It draws nothing itself: noise(k) gives the standard normal tensor of st
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
+from ditkit.base.errors import UserError
 from ditkit.process.chain import Chain
 from ditkit.process.denoiser import Denoise, Denoised
 from ditkit.process.path import over
@@ -19,20 +21,31 @@ from ditkit.solvers.state import State
 Noise = Callable[[int], Tensor]
 
 
-def ddpm_step(chain: Chain, k: int, x: Tensor, said: Denoised, noise: Tensor | None, variance: str) -> Tensor:
-    """x_s ~ N(posterior mean, variance of the rule); the mean alone where noise is None (Ho et al. 2020, alg. 2)."""
-    step = torch.tensor(k)
-    mean = chain.posterior_mean(said.x0, x, step)
-    if noise is None:
-        return mean
-    return mean + (0.5 * chain.log_variance(variance, step, x, said.variance_mix)).exp() * noise
+def ddpm_moments(chain: Chain, k: Tensor, x: Tensor, said: Denoised, variance: str | None) -> tuple[Tensor, Tensor]:
+    """Mean and log variance of p(x_s | x_t): q's posterior with the model's x0 for the image (Ho et al. 2020, eq. 11).
+
+    x: (B, C, ...) at the steps' starts; k: () or (B,) int64, steps of the chain; variance: see Chain.log_variance.
+    """
+    log_variance = chain.log_variance(variance, k, x, said.variance_mix)
+    return chain.posterior_mean(said.x0, x, k), log_variance.expand_as(x)
 
 
-def ddim_step(chain: Chain, k: int, x: Tensor, said: Denoised, noise: Tensor | None, eta: float) -> Tensor:
-    """x_s = alpha_s x0 + sqrt(sigma_s^2 - std^2) eps + std z, std = eta sqrt(beta~) (Song et al. 2021, eq. 12, 16)."""
-    variance = eta**2 * chain.posterior_variance[k]
-    x_s = over(chain.alpha_s[k], x) * said.x0 + over((chain.sigma_s[k] ** 2 - variance).sqrt(), x) * said.eps
-    return x_s if noise is None else x_s + over(variance.sqrt(), x) * noise
+def ddpm_step(chain: Chain, k: Tensor, mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
+    """x_s = mean + std z, the mean alone where s = 0 (Ho et al. 2020, alg. 2). Arguments: see ddpm_moments."""
+    noisy = (over(chain.at(chain.sigma_s, k), mean) > 0).to(mean.device)
+    return torch.where(noisy, mean + (0.5 * log_variance).exp() * noise, mean)
+
+
+def ddim_step(chain: Chain, k: Tensor, said: Denoised, noise: Tensor | None, eta: float) -> Tensor:
+    """x_s = alpha_s x0 + sqrt(sigma_s^2 - std^2) eps + std z, std = eta sqrt(beta~) (Song et al. 2021, eq. 12, 16).
+
+    k: () or (B,) int64, steps of the chain. noise: needed where eta > 0.
+    """
+    variance = eta**2 * chain.at(chain.posterior_variance, k)
+    # at eta = 1 from pure noise the difference is zero, give or take a rounding
+    remaining = (chain.at(chain.sigma_s, k) ** 2 - variance).clamp(min=0).sqrt()
+    x_s = over(chain.at(chain.alpha_s, k), said.x0) * said.x0 + over(remaining, said.eps) * said.eps
+    return x_s if noise is None else x_s + over(variance.sqrt(), noise) * noise
 
 
 def ddpm(denoise: Denoise, x: Tensor, ts: Tensor, *, noise: Noise, variance: str | None = None) -> Iterator[State]:
@@ -43,19 +56,34 @@ def ddpm(denoise: Denoise, x: Tensor, ts: Tensor, *, noise: Noise, variance: str
     """
     chain = Chain(denoise.path, ts)
     for k in range(len(chain)):
+        step = torch.tensor(k)
         said = denoise(x, chain.t[k])
-        rule = variance or ("posterior" if said.variance_mix is None else "learned")
-        x = ddpm_step(chain, k, x, said, noise(k) if chain.posterior_variance[k] > 0 else None, rule)
+        x = ddpm_step(chain, step, *ddpm_moments(chain, step, x, said, variance), noise(k))
         yield State(x, chain.s[k], said)
 
 
 def ddim(denoise: Denoise, x: Tensor, ts: Tensor, *, noise: Noise, eta: float = 0.0) -> Iterator[State]:
     """DDIM on the grid ts (Song et al. 2021): eta 0 is deterministic, eta 1 is DDPM with the variance beta~.
 
-    x: (B, C, ...) at ts[0].
+    x: (B, C, ...) at ts[0]. Raises UserError where eta is outside [0, 1].
     """
+    if not 0 <= eta <= 1:
+        raise UserError(f"eta {eta}: expected 0 (deterministic) to 1 (as much noise as DDPM)")
     chain = Chain(denoise.path, ts)
     for k in range(len(chain)):
         said = denoise(x, chain.t[k])
-        x = ddim_step(chain, k, x, said, noise(k) if eta > 0 and chain.posterior_variance[k] > 0 else None, eta)
+        x = ddim_step(chain, torch.tensor(k), said, noise(k) if eta > 0 else None, eta)
         yield State(x, chain.s[k], said)
+
+
+def ddim_invert(denoise: Denoise, x: Tensor, ts: Tensor) -> Tensor:
+    """The noise at ts[0] that DDIM with eta 0 turns into x, up to the grid's error (Song et al. 2021, section 4.3).
+
+    x: (B, C, ...) images. A denoiser says nothing of use at t = 0: the images are taken to be at the grid's last
+    positive time, as published code does.
+    """
+    rising = ts[ts > 0].flip(0)
+    for t, noisier in itertools.pairwise(rising):
+        said = denoise(x, t)
+        x = denoise.path.mix(said.x0, said.eps, noisier)
+    return x

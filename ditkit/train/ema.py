@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def warmed(decay: float, step: int) -> float:
@@ -23,7 +23,8 @@ class EMA:
     @torch.no_grad()
     def update(self, net: nn.Module, decay: float) -> None:
         """Follows the parameters of ``net`` by one step; buffers are copied."""
-        mine, theirs = [*self.net.parameters()], [*net.parameters()]
+        mine: list[Tensor] = [*self.net.parameters()]
+        theirs: list[Tensor] = [*net.parameters()]
         torch._foreach_lerp_(mine, theirs, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
         for own, new in zip(self.net.buffers(), net.buffers(), strict=True):
             own.copy_(new)

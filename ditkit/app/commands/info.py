@@ -22,6 +22,10 @@ class Options:
     """A run's folder, one of its checkpoints, or a .safetensors or .pt file of a known layout."""
     recipe: bool = True
     """Print the whole recipe too."""
+    heads: int | None = None
+    """Attention heads of a foreign checkpoint; None: told from its size where that is a published one."""
+    input_size: tuple[int, int] | None = None
+    """Height and width of a foreign checkpoint's input; None: told from its positions where it has them."""
 
 
 def main(args: Sequence[str]) -> int:
@@ -33,7 +37,7 @@ def main(args: Sequence[str]) -> int:
     if what.is_dir():
         return _run(what, None, options.recipe)
     if what.is_file():
-        return _foreign(what)
+        return _foreign(options)
     raise UserError(f"{what} does not exist: expected a run's folder, a checkpoint's folder or a weights file")
 
 
@@ -77,16 +81,15 @@ def _cost(net: Any) -> dict[str, Any]:
     }
 
 
-def _foreign(path: Path) -> int:
-    import torch
+def _foreign(options: Options) -> int:
+    from ditkit.convert import load_dit, recognise
+    from ditkit.convert.files import read_state
 
-    from ditkit.convert import read_state, recognise
-
-    state = read_state(path)
+    known: dict[str, Any] = {"heads": options.heads, "input_size": options.input_size}
+    state = read_state(options.what)
     layout = recognise(state)
-    with torch.device("meta"):
-        net = layout.build({k: v.to("meta") for k, v in state.items()})
-    _print({"file": path, "layout": layout.name, "tensors": len(state)} | _cost(net))
+    net = load_dit(state, **{k: v for k, v in known.items() if v is not None})
+    _print({"file": options.what, "layout": layout.name, "tensors": len(state)} | _cost(net))
     return 0
 
 

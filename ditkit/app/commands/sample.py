@@ -90,7 +90,7 @@ def main(args: Sequence[str]) -> int:
         names = [f"{name}-class{label}" for name, label in zip(names, labels.tolist(), strict=True)]
     for name, image in zip(names, images, strict=True):
         save_png(out / f"{name}.png", grid(image[None], 1))
-    save_png(out / "grid.png", grid(images, _columns(options.num, len(classes or model.classes))))
+    save_png(out / "grid.png", grid(images, _columns(options.num, len(classes or model.classes)), background=255))
     if options.npz:
         _write_npz(out / "samples.npz", images, labels)
     print(f"{options.num} images in {out} (grid.png shows them all)")

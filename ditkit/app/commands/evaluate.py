@@ -1,0 +1,58 @@
+"""Measure a run's samples against real images: ditkit evaluate RUN --reference DATA."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from ditkit.app.cli import parse
+from ditkit.app.commands.sample import How
+from ditkit.train.settings import Positive
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Options:
+    """Draw samples from a run and measure them against real images; writes metrics.json in the run's folder."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run's folder."""
+    reference: str | None = None
+    """Real images: digits, a folder or a .zip; None: what the run was trained on."""
+    num: Positive | None = None
+    """Samples to draw; None: the recipe's evaluate.num."""
+    seed: int = 0
+    """Seed of the first sample; the next ones count up."""
+    device: str | None = None
+    """auto, cpu, cuda, ...; None: the recipe's."""
+    how: Annotated[How, tyro.conf.arg(name="")] = dataclasses.field(default_factory=How)
+
+
+def main(args: Sequence[str]) -> int:
+    """The command."""
+    options = parse(Options, "evaluate", args)
+    from ditkit.app import measuring
+    from ditkit.app.run import load_model, open_run
+
+    run = open_run(options.run)
+    model = load_model(run, device=options.device)
+    sampling = options.how.over(run.recipe.sample)
+    against = measuring.reference(model, options.reference)
+    drawn = measuring.draw(model, sampling, options.num or run.recipe.evaluate.num, options.seed, "sampling")
+    metrics = measuring.evaluate(model, against, sampling, drawn)
+    path = measuring.write_metrics(run, metrics)
+    print(table(metrics))
+    print(f"\nwritten to {path}")
+    return 0
+
+
+def table(metrics: dict[str, Any]) -> str:
+    """The metrics as lines of text: name, value, samples."""
+    rows = {name: entry for name, entry in metrics.items() if "value" in entry}
+    width = max(map(len, rows))
+    return "\n".join(f"{n:<{width}}  {e['value']:>10.4g}   ({e['samples']:,} samples)" for n, e in rows.items())

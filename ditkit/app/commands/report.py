@@ -1,0 +1,34 @@
+"""Write a run's report.html, one page that shows everything: ditkit report RUN."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from ditkit.app.cli import parse
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Options:
+    """Draw and measure what a report shows, and write report.html in the run's folder."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run's folder."""
+    device: str | None = None
+    """auto, cpu, cuda, ...; None: the recipe's."""
+
+
+def main(args: Sequence[str]) -> int:
+    """The command."""
+    options = parse(Options, "report", args)
+    from ditkit.app.reporting import report
+    from ditkit.app.run import load_model, open_run
+
+    model = load_model(open_run(options.run), device=options.device)
+    print(f"report: {report(model, command=f'ditkit report {options.run}')}")
+    return 0

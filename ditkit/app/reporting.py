@@ -1,0 +1,178 @@
+"""Floor 5: what a run's report shows, drawn and measured; the page itself is made by ditkit.app.report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from ditkit.app import measuring
+from ditkit.app.pictures import cells
+from ditkit.app.recipe import to_yaml
+from ditkit.app.report import GuidancePoint, Metric, Neighbours, ReportData, Trajectory, write_report
+from ditkit.app.run import Model, Run, environment
+from ditkit.base.pixels import to_uint8
+from ditkit.condition import Condition
+from ditkit.process.grid import sampling_grid
+from ditkit.sample import trajectory
+
+PER_CLASS = 10
+"""Samples of a class on the page."""
+MOST_CLASSES = 20
+"""Classes on the page, at most."""
+MOST_GRIDS = 12
+"""Sample grids over training on the page, at most."""
+FILM = 9
+"""Times at which a sample on its way from noise to image is shown."""
+
+
+def report(model: Model, *, command: str) -> Path:
+    """Draws, measures and writes report.html; gives its path. metrics.json is used where it is of this checkpoint."""
+    run, recipe = model.run, model.run.recipe
+    against = measuring.reference(model, _evaluated_against(run))
+    metrics = _metrics(model, against)
+    sampling = dataclasses.replace(recipe.sample, guidance=metrics["protocol"]["sampling"]["guidance"])
+    shown = measuring.draw(model, sampling, _shown(model), 0, "samples for the report")
+    names = model.classes[:MOST_CLASSES] or [""]
+    labels = shown.labels if shown.labels is not None else torch.zeros(len(shown.images), dtype=torch.int64)
+    records = run.records()
+    trained = [r for r in records if "loss" in r]
+    data = ReportData(
+        name=run.folder.name,
+        model=_model_words(model),
+        parameters=sum(p.numel() for p in model.denoiser.net.parameters()),
+        data=f"{model.facts['source']} ({model.facts['images']:,} images)",
+        step=model.step,
+        guidance=sampling.guidance if model.classes else None,
+        training_seconds=model.facts["seconds"],
+        seconds_per_sample=metrics["seconds_per_sample"]["value"],
+        metrics={k: Metric.read(v) for k, v in _plain(metrics).items()},
+        samples={name: shown.images[labels == i][:PER_CLASS] for i, name in enumerate(names)},
+        log=trained,
+        progress=_progress(model),
+        sweep=_sweep(model, against) if model.classes else None,
+        trajectory=_trajectory(model, sampling),
+        neighbours=_neighbours(model, shown.images),
+        recipe=to_yaml(recipe),
+        environment=environment(model.device),
+        command=command,
+        missing=_missing(model),
+    )
+    path = run.folder / "report.html"
+    write_report(path, data)
+    return path
+
+
+def _missing(model: Model) -> dict[str, str]:
+    return {
+        "neighbours": "no images were held out (data.heldout is 0), so there is nothing to compare distances with",
+        "sweep": "the model is unconditional: there is nothing to guide to",
+    }
+
+
+def _shown(model: Model) -> int:
+    return PER_CLASS * max(1, len(model.classes[:MOST_CLASSES])) if model.classes else 8 * PER_CLASS
+
+
+def _evaluated_against(run: Run) -> str | None:
+    path = run.folder / "metrics.json"
+    return json.loads(path.read_text())["protocol"]["reference"]["source"] if path.is_file() else None
+
+
+def _metrics(model: Model, against: measuring.Reference) -> dict[str, Any]:
+    path = model.run.folder / "metrics.json"
+    if path.is_file():
+        found = json.loads(path.read_text())
+        if found["protocol"]["step"] == model.step:
+            return found
+    recipe = model.run.recipe
+    drawn = measuring.draw(model, recipe.sample, recipe.evaluate.num, 0, "sampling")
+    found = measuring.evaluate(model, against, recipe.sample, drawn)
+    measuring.write_metrics(model.run, found)
+    return found
+
+
+def _plain(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The metrics without the protocol, and without the long lists that the page draws elsewhere."""
+    rows = {k: v for k, v in metrics.items() if "value" in v}
+    return {k: {n: x for n, x in v.items() if not isinstance(x, list)} for k, v in rows.items()}
+
+
+def _model_words(model: Model) -> str:
+    m = model.run.recipe.model
+    net: Any = model.denoiser.net
+    size = m.preset or f"{m.backbone}, width {m.width}, depth {m.depth}, {m.heads} heads, patch {net.patch_size}"
+    process = model.run.recipe.process
+    return f"{size}; predicts {process.prediction} on the {process.path} path"
+
+
+def _progress(model: Model) -> dict[int, np.ndarray]:
+    _, height, width = model.shape
+    found = sorted(model.run.samples.glob("step-*.png"), key=_step)
+    if len(found) > MOST_GRIDS:
+        found = [found[i] for i in np.linspace(0, len(found) - 1, MOST_GRIDS).round().astype(int)]
+    grids = {}
+    for path in found:
+        with Image.open(path) as picture:
+            grids[_step(path)] = cells(picture, height, width)[: 2 * max(10, len(model.classes[:10]))]
+    return grids
+
+
+def _step(path: Path) -> int:
+    return int(re.sub(r"\D", "", path.stem))
+
+
+def _sweep(model: Model, against: measuring.Reference) -> list[GuidancePoint]:
+    recipe = model.run.recipe
+    points = []
+    for guidance in tqdm(recipe.evaluate.sweep, "guidance sweep"):
+        sampling = dataclasses.replace(recipe.sample, guidance=guidance)
+        drawn = measuring.draw(model, sampling, recipe.evaluate.sweep_num, 0, f"guidance {guidance:g}")
+        scores = against.scores(drawn.images, drawn.labels)
+        chosen = {k: v["value"] for k, v in scores.items() if k != "classifier_heldout_accuracy"}
+        points.append(GuidancePoint(guidance, chosen, drawn.images[:10]))
+    return points
+
+
+@torch.inference_mode()
+def _trajectory(model: Model, sampling: Any) -> Trajectory:
+    labels = model.labels(5)
+    ts = sampling_grid(model.denoiser.path, sampling.steps)
+    seeds = range(5)
+    states = list(trajectory(model.denoiser, Condition(label=labels), seeds, model.shape, ts, **model.how(sampling)))
+    kept = [states[i] for i in np.unique(np.linspace(0, len(states) - 1, FILM).round().astype(int))]
+    names = [
+        f"seed {s}" if labels is None else f"{model.classes[int(labels[i])]}, seed {s}" for i, s in enumerate(seeds)
+    ]
+    return Trajectory(
+        t=[float(s.t) for s in kept],
+        states=[torch.stack([to_uint8(s.x[i]) for s in kept]) for i in range(5)],
+        predictions=[torch.stack([to_uint8(s.said.x0[i]) for s in kept]) for i in range(5)],
+        names=names,
+    )
+
+
+def _neighbours(model: Model, samples: torch.Tensor) -> Neighbours | None:
+    found = measuring.copies(model, samples)
+    if found is None:
+        return None
+    said, training = found
+    rows = said.most_alike(8)
+    return Neighbours(
+        samples=samples[rows],
+        nearest=torch.stack([training[said.rows[i]] for i in rows]),
+        distances=said.distances[rows].numpy(),
+        sample_distances=said.distances[:, 0].numpy(),
+        heldout_distances=said.nearest_heldout.numpy(),
+        copies=len(said.copies),
+        threshold=said.distance_threshold,
+        space="Euclidean distance over pixels in [-1, 1]",
+        rule=said.rule,
+    )

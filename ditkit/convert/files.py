@@ -1,0 +1,48 @@
+"""Reading foreign weight files. Nothing is unpickled but tensors."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ditkit.base.errors import UserError
+
+NESTED = ("ema", "state_dict", "model")
+"""Keys under which training scripts keep the weights, the ones to sample from first."""
+
+
+def read_state(path: Path | str) -> dict[str, Tensor]:
+    """The state dict of a .safetensors file, or of a torch file that holds only tensors (.pt, .pth, .ckpt, .bin).
+
+    UserError when it cannot be read (truncated, or something else), or holds more than tensors and plain values.
+    """
+    path = Path(path)
+    try:
+        loaded = (
+            load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True, mmap=True)
+        )
+    except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(
+            f"{path} cannot be read as weights ({reason}): expected a whole .safetensors or .pt file of tensors"
+        ) from None
+    state = _tensors(loaded)
+    if not state:
+        raise UserError(f"{path} holds no tensors: expected a state dict, alone or under {', '.join(NESTED)}")
+    return state
+
+
+def _tensors(loaded: Any) -> dict[str, Tensor]:
+    if not isinstance(loaded, Mapping):
+        return {}
+    for key in NESTED:
+        if isinstance(loaded.get(key), Mapping):
+            return _tensors(loaded[key])
+    return {key: value for key, value in loaded.items() if isinstance(value, Tensor)}

@@ -1,0 +1,74 @@
+"""What the evaluation accepts as images and labels, checked once and in the same words everywhere."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from ditkit.base.errors import UserError
+
+
+def check_images(what: str, images: Tensor) -> None:
+    """Raises UserError unless ``images`` is uint8 (N, C, H, W) with N >= 1 and C of 1 (grey) or 3 (RGB).
+
+    ``what`` names them in the message ("samples", "reference images").
+    """
+    if images.dtype != torch.uint8:
+        raise UserError(
+            f"{what} are {images.dtype}, expected torch.uint8 with values 0..255: "
+            "convert floats in [-1, 1] by ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)"
+        )
+    if images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise UserError(
+            f"{what} have shape {tuple(images.shape)}, expected (N, C, H, W) with C of 1 or 3: permute them"
+        )
+    if images.numel() == 0:
+        raise UserError(f"{what} have shape {tuple(images.shape)}, expected at least one image with at least one pixel")
+
+
+def check_same_shape(what: str, images: Tensor, other: str, others: Tensor) -> None:
+    """Raises UserError unless both sets of images have the same channels, height and width."""
+    if images.shape[1:] != others.shape[1:]:
+        raise UserError(
+            f"{what} are {_size(images)} but {other} are {_size(others)}, expected the same: "
+            "resize or convert one of them to the other's size and colour"
+        )
+
+
+def check_labels(what: str, images: Tensor, labels: Tensor, num_classes: int) -> None:
+    """Raises UserError unless ``labels`` is int64 (N,), one per image, each in 0..num_classes-1."""
+    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+        raise UserError(
+            f"labels of {what} are {labels.dtype} {tuple(labels.shape)}, "
+            f"expected torch.int64 ({len(images)},), one for each image"
+        )
+    wrong = labels[(labels < 0) | (labels >= num_classes)]
+    if len(wrong):
+        raise UserError(
+            f"label {int(wrong[0])} of {what} is out of range, expected 0..{num_classes - 1}: "
+            "use the class numbers of the data that the classifier was trained on"
+        )
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 images as float32 in [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+def fingerprint(*tensors: Tensor | None) -> str:
+    """SHA-256, in hexadecimal, of the types, shapes and contents of tensors (None counts as itself)."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        if tensor is None:
+            digest.update(b"none;")
+        else:
+            digest.update(f"{tensor.dtype} {tuple(tensor.shape)};".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _size(images: Tensor) -> str:
+    C, H, W = images.shape[1:]
+    return f"{H}x{W} (height x width) with {C} channel{'s' if C > 1 else ''}"
