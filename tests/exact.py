@@ -46,7 +46,7 @@ def _buildable(kind: type) -> Callable[[Any], bool]:
     return accept
 
 
-PATHS: dict[str, Path] = {name: path() for name, path in members("ditkit.process.path", _buildable(Path)).items()}
+PATHS: dict[str, Path] = {name: path() for name, path in members("ditkit.process", _buildable(Path)).items()}
 PATHS["straight"] = Straight()
 DISCRETE = {name: path for name, path in PATHS.items() if isinstance(path, DiscretePath)}
 PREDICTIONS: dict[str, Prediction] = {

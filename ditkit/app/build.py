@@ -47,7 +47,7 @@ def _called_with(*names: str) -> Callable[[Any], bool]:
 
 def path(process: Process) -> Path:
     """The path that the recipe names."""
-    kind = registry.find("path", "ditkit.process.path", _buildable(Path), process.path)
+    kind = registry.find("path", "ditkit.process", _buildable(Path), process.path)
     given = {k: int(v) if float(v).is_integer() else v for k, v in process.path_options.items()}
     registry.check_options("path", process.path, kind, given)
     return kind(**given)

@@ -64,7 +64,8 @@ class Denoiser:
 
     def output(self, x: Tensor, t: Tensor, keep: tuple[int, ...] = ()) -> Any:
         """The network's own output at x_t, with ``prediction`` in float32."""
-        time = self.path.network_time(t.double()).expand(len(x)).to(x.device, torch.float32)
+        time = self.prediction.network_time(self.path, t.double()).expand(len(x)).to(x.device, torch.float32)
+        x = self.prediction.network_input(self.path, x, t.double())
         with torch.autocast(x.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             output = self.net(x, time, self.condition, keep=keep) if keep else self.net(x, time, self.condition)
         return dataclasses.replace(output, prediction=output.prediction.float())

@@ -22,6 +22,10 @@ def over(coefficient: Tensor, x: Tensor) -> Tensor:
     return coefficient.to(x.device, x.dtype).reshape(-1, *[1] * (x.dim() - 1))
 
 
+BISECTIONS = 60
+"""Halvings of [0, 1] that find a time: more than the 53 bits of a float64."""
+
+
 class Path(ABC):
     """A Gaussian path. Subclasses give alpha, sigma and their derivatives at times t, a float64 tensor of any shape."""
 
@@ -60,6 +64,18 @@ class Path(ABC):
     def diffusion_squared(self, t: Tensor) -> Tensor:
         """g^2(t) = 2 sigma sigma' - 2 f sigma^2 of the forward SDE."""
         return 2 * self.sigma(t) * self.d_sigma(t) - 2 * self.drift(t) * self.sigma(t) ** 2
+
+    def time_at(self, log_snr: Tensor) -> Tensor:
+        """The time t in [0, 1] at which lambda(t) has the given values: the inverse of log_snr, by bisection.
+
+        Every path falls monotonically in lambda. Values beyond lambda(0) or lambda(1) give 0 or 1.
+        """
+        low, high = torch.zeros_like(log_snr), torch.ones_like(log_snr)
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            noisier = self.log_snr(middle) < log_snr
+            low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
+        return (low + high) / 2
 
     def mix(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """x_t = alpha(t) x0 + sigma(t) eps, with x0, eps (B, ...) and t () or (B,)."""

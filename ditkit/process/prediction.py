@@ -23,6 +23,14 @@ class Prediction(ABC):
     def coefficients(self, path: Path, t: Tensor) -> tuple[Tensor, Tensor]:
         """(a, b) at times t, float64, in the shape of t."""
 
+    def network_input(self, path: Path, x: Tensor, t: Tensor) -> Tensor:
+        """What the network sees of x_t: x_t itself, unless the row scales it."""
+        return x
+
+    def network_time(self, path: Path, t: Tensor) -> Tensor:
+        """What the network sees of t: the path's convention, unless the row has its own."""
+        return path.network_time(t)
+
     def target(self, path: Path, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """p = a x0 + b eps: what the network should say about x_t."""
         a, b = self.coefficients(path, t)
@@ -63,6 +71,54 @@ class V(Prediction):
 
     def coefficients(self, path: Path, t: Tensor) -> tuple[Tensor, Tensor]:
         return -path.sigma(t), path.alpha(t)
+
+
+class Velocity(Prediction):
+    """dx_t/dt = alpha' x0 + sigma' eps (flow matching; SiT, SD3, Flux)."""
+
+    name = "velocity"
+
+    def coefficients(self, path: Path, t: Tensor) -> tuple[Tensor, Tensor]:
+        return path.d_alpha(t), path.d_sigma(t)
+
+
+class Score(Prediction):
+    """grad log p_t(x_t) = -E[eps | x_t] / sigma (Song et al. 2021)."""
+
+    name = "score"
+
+    def coefficients(self, path: Path, t: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(t), -1 / path.sigma(t)
+
+
+class EDM(Prediction):
+    """The network F of D(x) = c_skip x + c_out F(c_in x; c_noise) (Karras et al. 2022, table 1), on any path.
+
+    sigma_data: standard deviation of the data. A path with alpha != 1 is met at x_t / alpha, sigma / alpha.
+    """
+
+    name = "edm"
+
+    def __init__(self, *, sigma_data: float = 0.5) -> None:
+        self.sigma_data = sigma_data
+
+    def _noise(self, path: Path, t: Tensor) -> Tensor:
+        return path.sigma(t) / path.alpha(t)
+
+    def coefficients(self, path: Path, t: Tensor) -> tuple[Tensor, Tensor]:
+        noise, variance = self._noise(path, t), self.sigma_data**2
+        c_skip = variance / (noise**2 + variance)
+        c_out = noise * self.sigma_data / (noise**2 + variance).sqrt()
+        return (1 - c_skip) / c_out, -c_skip * noise / c_out
+
+    def network_input(self, path: Path, x: Tensor, t: Tensor) -> Tensor:
+        """c_in x, with c_in = 1 / sqrt(sigma^2 + sigma_data^2)."""
+        c_in = 1 / (self._noise(path, t) ** 2 + self.sigma_data**2).sqrt()
+        return over(c_in / path.alpha(t), x) * x
+
+    def network_time(self, path: Path, t: Tensor) -> Tensor:
+        """c_noise = log(sigma) / 4."""
+        return self._noise(path, t).log() / 4
 
 
 def split_variance(output: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
