@@ -1,0 +1,170 @@
+"""Cases of willisma/SiT: data at t = 1, a velocity of the other sign, a diffusion that is half of our w."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ditkit.convert.sit import DataAtOne
+from ditkit.guidance import DIT_CHANNELS, ClassifierFree
+from ditkit.process.continuous import GVP, VP, Linear
+from ditkit.process.denoiser import Denoised, Denoiser
+from ditkit.process.langevin import FORMS
+from ditkit.process.path import Path, over
+from ditkit.process.prediction import Eps, Prediction, Score, Velocity
+from ditkit.solvers.sde import drift, euler_maruyama, stochastic_heun
+from tests.conformance.adapters.dit import condition_of, load_case
+from tests.conformance.harness import Case, covers
+
+PATHS: dict[str, type[Path]] = {"Linear": Linear, "GVP": GVP, "VP": VP}
+ROWS: dict[str, type[Prediction]] = {"velocity": Velocity, "noise": Eps, "score": Score}
+FORM_NAMES = {"SBDM": "sbdm", "inccreasing-decreasing": "increasing_decreasing"}
+SOLVERS = {"Euler": euler_maruyama, "Heun": stochastic_heun}
+LAST = {None: "noise", "Mean": "mean", "Tweedie": "tweedie", "Euler": "euler"}
+
+
+def signed(row: str, output: Tensor) -> Tensor:
+    """A row in the other convention: a derivative by time changes its sign."""
+    return -output if row == "velocity" else output
+
+
+class Interval(NamedTuple):
+    """The reference's times (its own convention) from noise to data: ``check_interval``."""
+
+    start: float
+    end: float
+
+    @staticmethod
+    def of(path: str, row: str, eps: float | None, *, form: str | None = None, last: float = 0.0, train: bool = False):
+        """form: of the diffusion, None for an ODE. Times that a row or a form cannot take are kept eps away from."""
+        vp, bare = path == "VP", path != "VP" and row == "velocity"
+        if bare:
+            eps = 0.0
+        elif eps is None:
+            eps = (1e-5 if train else 1e-3) if vp else 1e-3
+        end = 1 - (last if form and last else eps)
+        from_eps = not vp and (row != "velocity" or form == "SBDM")
+        return Interval(eps if from_eps else 0.0, end)
+
+    def times(self, count: int) -> Tensor:
+        """``count`` equally spaced times, ours: descending from noise."""
+        return 1 - torch.linspace(self.start, self.end, count, dtype=torch.float64)
+
+
+def denoiser_of(case: Case, path: str, row: str) -> Denoiser:
+    """The case's network read as a row on a path."""
+    net, prediction = load_case(case), ROWS[row]()
+    return Denoiser(
+        DataAtOne(net, prediction), PATHS[path](), prediction, condition_of(case.inputs["y"], net.num_classes)
+    )
+
+
+def velocity(path: Path, t: Tensor, said: Denoised) -> Tensor:
+    """The reference's velocity, from data's lack to data."""
+    return -drift(path, t, said)
+
+
+@covers("sit_forward*")
+def forward(case: Case) -> dict[str, Tensor]:
+    x, t, n = case.inputs["x"], 1 - case.inputs["t"].double(), len(case.inputs["x"]) // 2
+    denoiser = denoiser_of(case, "Linear", "velocity")
+    conditional, null = denoiser.condition[:n], denoiser.condition[n:]
+    scale = case.config["cfg_scale"]
+    first = ClassifierFree(denoiser.given(conditional), scale, DIT_CHANNELS, against=null)
+    second = ClassifierFree(denoiser.given(null), 1 - scale, DIT_CHANNELS, against=conditional)
+    with torch.no_grad():
+        guided = [first(x[:n], t[:n]), second(x[:n], t[:n])]
+        return {
+            "y": velocity(denoiser.path, t, denoiser(x, t)),
+            "cfg": torch.cat([velocity(denoiser.path, t[:n], said) for said in guided]),
+        }
+
+
+@covers("sit_intervals")
+def intervals(case: Case) -> dict[str, Tensor]:
+    found: dict[str, Interval] = {}
+    sample, train = case.config["sample_eps"], case.config["train_eps"]
+    for path in PATHS:
+        for row in ROWS:
+            name = f"{path}.{row}"
+            ode = Interval.of(path, row, sample)
+            found |= {
+                f"{name}.train": Interval.of(path, row, train, train=True),
+                f"{name}.ode": ode,
+                f"{name}.ode_reverse": Interval(1 - ode.start, 1 - ode.end),
+            }
+            for last in case.config["last_step_sizes"]:
+                for form in ("SBDM", "sigma"):
+                    found[f"{name}.sde.{form}.last{last}"] = Interval.of(path, row, sample, form=form, last=last)
+    return {name: torch.tensor(interval, dtype=torch.float64) for name, interval in found.items()}
+
+
+def row_readings(path: Path, row: str, output: Tensor, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(velocity, score, noise) of the reference that a network's output, taken as a row, stands for."""
+    said = Denoised(*ROWS[row]().solve(path, signed(row, output), x, t))
+    return velocity(path, t, said), over(-1 / path.sigma(t), x) * said.eps, said.eps
+
+
+@covers("sit_path_*")
+def paths(case: Case) -> dict[str, Tensor]:
+    path, t = PATHS[case.config["path"]](), 1 - case.inputs["t"].double()
+    x, eps, x0, output = (case.inputs[name] for name in ("x", "x0", "x1", "model_output"))
+    out = {
+        "alpha": path.alpha(t),
+        "sigma": path.sigma(t),
+        "d_alpha": -path.d_alpha(t),
+        "d_sigma": -path.d_sigma(t),
+        "d_alpha_alpha_ratio": -path.drift(t),
+        "xt": path.mix(x0, eps, t),
+        "ut": -Velocity().target(path, x0, eps, t),
+        "drift_mean": over(path.drift(t), x) * x,
+        "drift_var": path.diffusion_squared(t)[:, None] / 2,
+    }
+    for form in case.config["forms"]:
+        for norm in case.config["norms"]:
+            w = FORMS[FORM_NAMES.get(form, form)](path, t, norm)
+            out[f"diffusion.{form}.norm{norm}"] = w[:, None] / 2
+    for row in ROWS:
+        out[f"drift.{row}"], out[f"score.{row}"], noise = row_readings(path, row, output, x, t)
+        if row == "velocity":
+            out["score_from_velocity"], out["noise_from_velocity"] = out["score.velocity"], noise
+        if row == "score":
+            out["velocity_from_score"] = out["drift.score"]
+    return out
+
+
+@covers("sit_sde_*")
+def stochastic(case: Case) -> dict[str, Tensor]:
+    recorded, out = case.expected(), {}
+    for combination in case.config["combos"]:
+        path, row, form, norm = combination
+        for last in case.config["last_steps"]:
+            name = f"{path}.{row}.{form}.norm{norm}.last_{last}.final"
+            if name in recorded:  # the others are those that the reference cannot do
+                states = sde_states(case, path, row, form, norm, last)
+                out[name] = states[-1]
+                if last == "Mean":
+                    out.setdefault("trajectory_first_combo_Mean", torch.stack(states))
+    return out
+
+
+@torch.no_grad()
+def sde_states(case: Case, path: str, row: str, form: str, norm: float, last: str | None) -> list[Tensor]:
+    """The states after each step of ``sample_sde``, the last step being one of its own size, or none."""
+    config, noises = case.config, case.inputs["noises"]
+    size = 0.0 if last is None else config["last_step_size"]
+    ts = Interval.of(path, row, None, form=form, last=size).times(config["num_steps"])
+    if last is not None:
+        ts = torch.cat([ts, (ts[-1:] - size).clamp(min=0)])
+    states = SOLVERS[config["method"]](
+        denoiser_of(case, path, row),
+        case.inputs["z"],
+        ts,
+        noise=lambda k: noises[k],
+        w=FORM_NAMES.get(form, form),
+        scale=norm,
+        last=LAST[last],
+    )
+    return [state.x for state in states]
