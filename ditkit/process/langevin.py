@@ -1,7 +1,8 @@
 """Floor 0: w(t), how much Langevin noise an SDE adds to the probability-flow ODE (Ma et al. 2024, SiT, section 3).
 
-dx = [v - w s / 2] dt + sqrt(w) dw, time running down, has the marginals of the path for any w >= 0. A form is a function
-(path, t, scale) -> w in the shape of t, float64. scale is SiT's ``diffusion_norm``; SiT's code calls w / 2 the diffusion.
+dx = [v - w s / 2] dt + sqrt(w) dw, time running down, has the marginals of the path for any w >= 0. A form is a
+function (path, t, scale) -> w in the shape of t, float64. scale is SiT's ``diffusion_norm``; its code calls w / 2 the
+diffusion.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor

@@ -97,8 +97,8 @@ def predictor_corrector(
     """``corrections`` Langevin steps at each time of the grid, then a predictor's step to the next (algorithm 1).
 
     predictor: euler, reverse_diffusion, probability_flow, ancestral. corrector: langevin, annealed_langevin.
-    snr: of a corrector's step. The step to ts[-1] adds no noise. Step k takes the draws from k (corrections + 1) on, the
-    predictor's last. Raises UserError for an unknown name, corrections < 0 or snr <= 0.
+    snr: of a corrector's step. The step to ts[-1] adds no noise. Step k takes the draws from k (corrections + 1) on,
+    the predictor's last. Raises UserError for an unknown name, corrections < 0 or snr <= 0.
     """
     predict: Predictor = find("predictor", __name__, _takes("chain", "k", "x", "said"), predictor)
     ratio: Corrector = find("corrector", __name__, _takes("chain", "k", "s", "z"), corrector)

@@ -43,8 +43,8 @@ def _tweedie(path: Path, t: Tensor, dt: Tensor, said: Denoised, x: Tensor, w: Te
 
 
 LAST_STEPS: dict[str, LastStep | None] = {"mean": _mean, "euler": _euler, "tweedie": _tweedie, "noise": None}
-"""SiT's rules for the step to ts[-1]: the SDE's drift without its noise; the ODE's drift; E[x0 | x_t] = (x + sigma^2 s) /
-alpha; or a step like all others."""
+"""SiT's rules for the step to ts[-1]: the SDE's drift without its noise; the ODE's drift; E[x0 | x_t], which is
+(x + sigma^2 s) / alpha; or a step like all others."""
 
 
 def euler_maruyama(
@@ -88,7 +88,7 @@ def stochastic_heun(
     and errors: as euler_maruyama. A step to sigma = 0, where there is no score, is an Euler step.
     """
     path, plan = denoise.path, _plan(denoise.path, ts, w, scale, last)
-    ends = weight(w, path, ts[1:][path.sigma(ts[1:]) > 0].double(), scale)
+    ends = _ends(path, ts, w, scale)
     for k, (t, dt, w_t, rule) in enumerate(plan):
         if rule is not None:
             said = denoise(x, t)
@@ -102,6 +102,43 @@ def stochastic_heun(
                 slope = (slope + drift(path, ts[k + 1], denoise(ahead, ts[k + 1]), ends[k])) / 2
             x = x + over(dt, x) * slope
         yield State(x, ts[k + 1], said)
+
+
+def platen(
+    denoise: Denoise,
+    x: Tensor,
+    ts: Tensor,
+    *,
+    noise: Noise,
+    w: str | Form = "sigma",
+    scale: float = 1.0,
+    last: str = "mean",
+) -> Iterator[State]:
+    """The trapezoidal rule with the noise inside its second stage: weak order 2 for noise that x does not scale.
+
+    Kloeden & Platen 1992, section 15.1 (explicit order 2.0 weak scheme), w being the mean of a step's ends; two
+    evaluations a step. Arguments and errors: as euler_maruyama. A step to sigma = 0 is an Euler step.
+    """
+    path, plan = denoise.path, _plan(denoise.path, ts, w, scale, last)
+    ends = _ends(path, ts, w, scale)
+    for k, (t, dt, w_t, rule) in enumerate(plan):
+        said = denoise(x, t)
+        if rule is not None:
+            x = rule(path, t, dt, said, x, w_t)
+        elif k >= len(ends):
+            x = _mean(path, t, dt, said, x, w_t) + over((w_t * dt.abs()).sqrt(), x) * noise(k)
+        else:
+            slope, kick = drift(path, t, said, w_t), ((w_t + ends[k]) / 2 * dt.abs()).sqrt()
+            z = over(kick, x) * noise(k)
+            ahead = x + over(dt, x) * slope + z
+            x = x + over(dt / 2, x) * (slope + drift(path, ts[k + 1], denoise(ahead, ts[k + 1]), ends[k])) + z
+        yield State(x, ts[k + 1], said)
+
+
+def _ends(path: Path, ts: Tensor, w: str | Form, scale: float) -> Tensor:
+    """w at the ends of the steps that do not end at sigma = 0."""
+    s = ts[1:].double()
+    return weight(w, path, s[path.sigma(s) > 0], scale)
 
 
 def _plan(
