@@ -23,8 +23,8 @@ from ditkit.base.files import write_json
 from ditkit.base.rng import generator
 from ditkit.condition import Condition
 from ditkit.nn.cost import cost
+from ditkit.process import grids
 from ditkit.process.denoiser import Denoiser
-from ditkit.process.grid import sampling_grid
 from ditkit.sample import trajectory
 from ditkit.train.settings import TrainSettings
 from ditkit.train.trainer import Trainer
@@ -127,7 +127,7 @@ def sampling_step(
     """One step of a guided trajectory of the whole batch; begins a new one when it is over."""
 
     def endless() -> Iterator[object]:
-        ts, seeds = sampling_grid(denoiser.path, sampling.steps), range(len(label))
+        ts, seeds = grids.uniform(denoiser.path, sampling.steps), range(len(label))
         how = {"solver": build.solver(sampling), "guide": build.guide(sampling, conditional=True), "device": device}
         while True:
             yield from trajectory(denoiser, Condition(label=label), seeds, shape, ts, **how)

@@ -15,7 +15,8 @@ from ditkit.objectives.matching import hybrid, simple
 from ditkit.objectives.variational import bound, prior_term, variational_term, vlb
 from ditkit.process.chain import Chain, full_chain
 from ditkit.process.denoiser import Denoised, Denoiser
-from ditkit.process.grid import Respaced, respaced_indices, sampling_grid
+from ditkit.process.grid import Respaced, respaced_indices
+from ditkit.process.grids import uniform as sampling_grid
 from ditkit.process.path import DDPMLinear, Path
 from ditkit.process.prediction import Eps, Prediction
 from tests.exact import DISCRETE, PATHS, PREDICTIONS, GaussianData, Straight, normal

@@ -14,7 +14,8 @@ from ditkit.base.errors import UserError
 from ditkit.process import betas as schedules
 from ditkit.process.chain import Chain, full_chain
 from ditkit.process.gaussian import discretized_gaussian_log_likelihood, normal_cdf, normal_kl
-from ditkit.process.grid import Respaced, chain_grid, respaced_indices, sampling_grid, uniform_density
+from ditkit.process.grid import Respaced, chain_grid, respaced_indices, uniform_density
+from ditkit.process.grids import uniform as sampling_grid
 from ditkit.process.path import DDPMLinear, DiscretePath, Path
 from ditkit.process.prediction import Prediction, split_variance
 from tests.exact import DISCRETE, PATHS, PREDICTIONS, Straight, normal

@@ -12,7 +12,7 @@ from ditkit.base.errors import UserError
 from ditkit.base.registry import members
 from ditkit.process.chain import Chain
 from ditkit.process.denoiser import Denoised
-from ditkit.process.grid import sampling_grid
+from ditkit.process.grids import uniform as sampling_grid
 from ditkit.process.path import DDPMLinear, Path
 from ditkit.solvers.ancestral import ddim, ddim_invert, ddim_step, ddpm
 from tests.exact import DISCRETE, PATHS, GaussianData, moments, normal, run

@@ -19,7 +19,7 @@ from ditkit.app.recipe import to_yaml
 from ditkit.app.report import GuidancePoint, Metric, Neighbours, ReportData, Trajectory, write_report
 from ditkit.app.run import Model, Run, environment
 from ditkit.condition import Condition
-from ditkit.process.grid import sampling_grid
+from ditkit.process import grids
 from ditkit.sample import trajectory
 
 PER_CLASS = 10
@@ -143,7 +143,7 @@ def _sweep(model: Model, against: measuring.Reference) -> list[GuidancePoint]:
 @torch.inference_mode()
 def _trajectory(model: Model, sampling: Any) -> Trajectory:
     labels = model.labels(5)
-    ts = sampling_grid(model.denoiser.path, sampling.steps)
+    ts = grids.uniform(model.denoiser.path, sampling.steps)
     seeds = range(5)
     states = list(
         trajectory(model.denoiser, Condition(label=labels), seeds, model.latent_shape, ts, **model.how(sampling))

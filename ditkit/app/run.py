@@ -22,8 +22,8 @@ from ditkit.base.files import write_text
 from ditkit.base.pixels import to_uint8
 from ditkit.condition import Condition
 from ditkit.encoders.autoencoder import Autoencoder
+from ditkit.process import grids
 from ditkit.process.denoiser import Denoiser
-from ditkit.process.grid import sampling_grid
 from ditkit.sample import sample
 from ditkit.train import checkpoint
 
@@ -150,7 +150,7 @@ class Model:
             Condition(label=labels),
             seeds,
             self.latent_shape,
-            sampling_grid(self.denoiser.path, sampling.steps),
+            grids.uniform(self.denoiser.path, sampling.steps),
             batch_size=sampling.batch_size,
             progress=progress,
             **self.how(sampling),

@@ -99,6 +99,10 @@ class EDM(Path):
     def d_sigma(self, t: Tensor) -> Tensor:
         return torch.full_like(t, self.sigma_max)
 
+    def ends(self) -> tuple[float, float]:
+        """From sigma_min to sigma_max."""
+        return self.sigma_min / self.sigma_max, 1.0
+
 
 class Linear(Path):
     """alpha = 1 - t, sigma = t: flow matching and rectified flow (Lipman et al. 2023; Liu et al. 2023)."""

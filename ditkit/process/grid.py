@@ -1,7 +1,4 @@
-"""Floor 0: times to train at and times to sample at.
-
-A sampling grid is a float64 vector t_0 > t_1 > ... > t_K = 0 on the CPU; a solver makes K steps.
-"""
+"""Floor 0: times to train at, and the times of shorter chains (grids to sample at: ditkit.process.grids)."""
 
 from __future__ import annotations
 
@@ -84,20 +81,3 @@ class Respaced(DiscretePath):
         """The other chain's index, linear between the visited ones."""
         n, table = super().network_time(t), self.indices.to(t.device)
         return torch.lerp(table[n.floor().long()], table[n.ceil().long()], n - n.floor())
-
-
-def sampling_grid(path: Path, spec: int | str) -> Tensor:
-    """The grid for ``spec`` steps, (K + 1,) float64 from t = 1 (or the chain's first time) to 0.
-
-    spec: a number of steps, or for discrete paths what respaced_indices takes. One step goes from the noisiest time.
-    """
-    spec = str(spec).strip()
-    if spec.isdecimal() and int(spec) < 1:
-        raise UserError(f"steps {spec}: expected at least 1")
-    if path.steps is None:
-        if not spec.isdecimal():
-            raise UserError(f"steps {spec!r}: the path {path.name!r} is continuous, expected a number")
-        return torch.linspace(1, 0, int(spec) + 1, dtype=torch.float64)
-    if spec.isdecimal() and int(spec) > path.steps:
-        raise UserError(f"steps {spec}: the model was trained with {path.steps} steps; expected 1 to {path.steps}")
-    return chain_grid(path, [path.steps - 1] if spec == "1" else respaced_indices(path.steps, spec))

@@ -25,6 +25,9 @@ def over(coefficient: Tensor, x: Tensor) -> Tensor:
 BISECTIONS = 60
 """Halvings of [0, 1] that find a time: more than the 53 bits of a float64."""
 
+NEARLY_CLEAN, NEARLY_NOISE = 1e-3, 1 - 1e-3
+"""Where paths whose log-SNR is infinite at t = 0 or t = 1 are cut off by those who need it finite."""
+
 
 class Path(ABC):
     """A Gaussian path. Subclasses give alpha, sigma and their derivatives at times t, a float64 tensor of any shape."""
@@ -77,9 +80,25 @@ class Path(ABC):
             low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
         return (low + high) / 2
 
+    def ends(self) -> tuple[float, float]:
+        """The times (t_min, t_max) between which log_snr is finite, as far as the path is trained and stepped at.
+
+        t_max is 1 unless nothing of the image is left there; t_min is a chain's first time, or 0 where that is noisy.
+        """
+        zero, one = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
+        clean, noise = bool(self.sigma(zero) == 0), bool(is_noise(self, one))
+        if self.steps is not None:
+            return 1 / self.steps, 1 - 1 / self.steps if noise else 1.0
+        return NEARLY_CLEAN if clean else 0.0, NEARLY_NOISE if noise else 1.0
+
     def mix(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """x_t = alpha(t) x0 + sigma(t) eps, with x0, eps (B, ...) and t () or (B,)."""
         return over(self.alpha(t), x0) * x0 + over(self.sigma(t), eps) * eps
+
+
+def is_noise(path: Path, t: Tensor) -> Tensor:
+    """Whether nothing of the image is left at t, up to rounding: cos(pi / 2) is 6e-17 in float64. bool, like t."""
+    return path.alpha(t) <= 1e-8 * path.sigma(t)
 
 
 class DiscretePath(Path):
