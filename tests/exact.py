@@ -13,6 +13,7 @@ from torch import Tensor
 from ditkit.base import rng
 from ditkit.base.registry import members
 from ditkit.process.chain import Chain
+from ditkit.process.continuous import FunctionPath
 from ditkit.process.denoiser import Denoise, Denoised
 from ditkit.process.path import DiscretePath, Path, over
 from ditkit.process.prediction import Prediction
@@ -48,6 +49,7 @@ def _buildable(kind: type) -> Callable[[Any], bool]:
 
 PATHS: dict[str, Path] = {name: path() for name, path in members("ditkit.process", _buildable(Path)).items()}
 PATHS["straight"] = Straight()
+PATHS["functions"] = FunctionPath(lambda t: torch.cos(t) ** 2, lambda t: 0.9 * t + t**2 / 2)
 DISCRETE = {name: path for name, path in PATHS.items() if isinstance(path, DiscretePath)}
 PREDICTIONS: dict[str, Prediction] = {
     name: row() for name, row in members("ditkit.process.prediction", _buildable(Prediction)).items()

@@ -141,12 +141,17 @@ class GVP(Path):
 
 
 class FunctionPath(Path):
-    """A path given as two functions of t (float64, any shape); derivatives by automatic differentiation."""
+    """A path given as two functions of t (float64, any shape); derivatives by automatic differentiation.
+
+    UserError unless alpha > 0 and sigma > 0 inside (0, 1) and alpha / sigma falls all the way, so that a noise level
+    has one time.
+    """
 
     name = "functions"
 
-    def __init__(self, alpha: Callable[[Tensor], Tensor], sigma: Callable[[Tensor], Tensor]) -> None:
-        self._alpha, self._sigma = alpha, sigma
+    def __init__(self, alpha: Callable[[Tensor], Tensor | float], sigma: Callable[[Tensor], Tensor | float]) -> None:
+        self._alpha, self._sigma = _of_a_tensor(alpha), _of_a_tensor(sigma)
+        _check_falls(self)
 
     def alpha(self, t: Tensor) -> Tensor:
         return self._alpha(t)
@@ -159,6 +164,25 @@ class FunctionPath(Path):
 
     def d_sigma(self, t: Tensor) -> Tensor:
         return torch.func.jvp(self._sigma, (t,), (torch.ones_like(t),))[1]
+
+
+def _of_a_tensor(function: Callable[[Tensor], Tensor | float]) -> Callable[[Tensor], Tensor]:
+    """The function, a constant one too, as a tensor in the shape of t."""
+    return lambda t: function(t) + torch.zeros_like(t)
+
+
+def _check_falls(path: Path) -> None:
+    t = torch.linspace(0, 1, 1001, dtype=torch.float64)[1:-1]
+    for name, values in (("alpha", path.alpha(t)), ("sigma", path.sigma(t))):
+        if not bool((values > 0).all()):
+            bad = t[~(values > 0)][0].item()
+            raise UserError(f"{name} at t = {bad:g}: expected a number above 0 everywhere between t = 0 and t = 1")
+    falls = path.log_snr(t).diff() < 0
+    if not bool(falls.all()):
+        raise UserError(
+            f"alpha / sigma does not fall at t = {t[:-1][~falls][0].item():g}: expected a path that goes from data "
+            "(t = 0) to noise (t = 1) without return"
+        )
 
 
 def _check_sigmas(low: float, high: float) -> None:
