@@ -13,8 +13,9 @@ from torch import Tensor
 from ditkit.base.errors import UserError
 from ditkit.process import betas as schedules
 from ditkit.process.chain import Chain, full_chain
+from ditkit.process.density import Uniform
 from ditkit.process.gaussian import discretized_gaussian_log_likelihood, normal_cdf, normal_kl
-from ditkit.process.grid import Respaced, chain_grid, respaced_indices, uniform_density
+from ditkit.process.grid import Respaced, chain_grid, respaced_indices
 from ditkit.process.grids import uniform as sampling_grid
 from ditkit.process.path import DDPMLinear, DiscretePath, Path
 from ditkit.process.prediction import Prediction, split_variance
@@ -100,7 +101,7 @@ def test_the_network_sees_whole_indices_at_the_chains_times(steps: int):
     chain = full_chain(path)
     whole = torch.arange(steps, dtype=torch.float64)
     assert torch.equal(path.network_time(chain.t).flip(0), whole)
-    assert torch.equal(path.network_time(uniform_density((whole + 0.5) / steps, path)), whole)
+    assert torch.equal(path.network_time(Uniform()((whole + 0.5) / steps, path)), whole)
 
 
 def test_the_network_sees_fractions_between_the_chains_times():
@@ -325,13 +326,13 @@ def test_a_continuous_path_takes_numbers_only():
 @every_discrete_path
 def test_training_visits_every_time_alike(path: DiscretePath):
     u = (torch.arange(3 * path.steps) + 0.5).double() / (3 * path.steps)
-    steps = full_chain(path).step_at(uniform_density(u, path))
+    steps = full_chain(path).step_at(Uniform()(u, path))
     assert torch.equal(steps.bincount(), torch.full((path.steps,), 3))
 
 
 def test_training_times_of_a_continuous_path_are_uniform():
     u = torch.rand(5)
-    assert torch.equal(uniform_density(u, Straight()), u.double())
+    assert torch.equal(Uniform()(u, Straight()), u.double())
 
 
 # --- schedules and Gaussians ---

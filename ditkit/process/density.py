@@ -1,8 +1,8 @@
 """Floor 0: the densities p(t) that training times are drawn from.
 
-A density turns uniform numbers into times, so that keyed draws stay keyed: t = quantile(u). On a discrete path the times
-are those of the chain. Published systems train on their density as it is; ``Density.weight`` undoes it where the
-expectation over uniform times is wanted, as LossHistory does.
+A density turns uniform numbers into times, so that keyed draws stay keyed: t = quantile(u). On a discrete path the
+times are those of the chain. Published systems train on their density as it is; ``Density.weight`` undoes it where the
+expectation over uniform times is wanted, as with LossHistory.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from ditkit.base.errors import UserError
+from ditkit.process.grids import time_shift
 from ditkit.process.path import Path
 
 BISECTIONS = 60
@@ -56,7 +58,9 @@ class Uniform(Density):
 
     def __post_init__(self) -> None:
         if not 0 <= self.low < self.high <= 1:
-            raise UserError(f"training times from {self.low} to {self.high}: expected 0 <= low < high <= 1 (1 is noise)")
+            raise UserError(
+                f"training times from {self.low} to {self.high}: expected 0 <= low < high <= 1 (1 is noise)"
+            )
 
     def quantile(self, u: Tensor, path: Path) -> Tensor:
         return self.low + (self.high - self.low) * u
@@ -162,8 +166,7 @@ class Shifted(Density):
         _check_positive("shift", self.shift)
 
     def quantile(self, u: Tensor, path: Path) -> Tensor:
-        t = self.inner.quantile(u, path)
-        return self.shift * t / (1 + (self.shift - 1) * t)
+        return time_shift(self.inner.quantile(u, path), self.shift)
 
     def pdf(self, t: Tensor, path: Path) -> Tensor:
         scale = self.shift - (self.shift - 1) * t
@@ -171,7 +174,7 @@ class Shifted(Density):
 
 
 class LossHistory(Density):
-    """Importance by loss history: p ~ sqrt(E[L_t^2]) over the latest losses of each bin (Nichol & Dhariwal 2021, eq. 18).
+    """Importance by loss history: p ~ sqrt(E[L_t^2]) over each bin's latest losses (Nichol & Dhariwal 2021, eq. 18).
 
     Uniform until every bin has ``memory`` losses. Call ``update`` after each step and weigh the loss by ``weight``.
     bins: equal parts of [0, 1]; for a discrete path its number of steps. uniform: the share of uniform draws kept.
@@ -206,15 +209,16 @@ class LossHistory(Density):
         return ((k + (u.cpu() - below) / (above[k] - below)) / len(above)).to(u.device)
 
     def pdf(self, t: Tensor, path: Path) -> Tensor:
-        # a chain's time is its bin's right end
-        k = ((t.cpu() * len(self.counts)).ceil().long() - 1).clamp(0, len(self.counts) - 1)
-        return (self.shares[k] * len(self.counts)).to(t.device)
+        return (self.shares[self._bins(t)] * len(self.counts)).to(t.device)
+
+    def _bins(self, t: Tensor) -> Tensor:
+        # A chain's time is its bin's right end, as far as (n + 1) / T * T is n + 1 in floating point.
+        return ((t.double().cpu() * len(self.counts) - 1e-9).ceil().long() - 1).clamp(0, len(self.counts) - 1)
 
     def update(self, t: Tensor, losses: Tensor) -> None:
-        """Takes the losses (B,), not weighted, of the times t (B,); of all devices, in one order, where there are many."""
+        """Takes the unweighted losses (B,) of the times t (B,); where there are many devices, of all, in one order."""
         memory = self.losses.shape[1]
-        bins = ((t.double().cpu() * len(self.counts)).ceil().long() - 1).clamp(0, len(self.counts) - 1)
-        for k, loss in zip(bins.tolist(), losses.detach().double().cpu().tolist(), strict=True):
+        for k, loss in zip(self._bins(t).tolist(), losses.detach().double().cpu().tolist(), strict=True):
             # a ring: which loss is the oldest is all that order is needed for
             self.losses[k, self.counts[k] % memory] = loss
             self.counts[k] += 1
@@ -242,7 +246,7 @@ def _normal_pdf(x: Tensor, mean: float, std: float) -> Tensor:
     return torch.exp(-(((x - mean) / std) ** 2) / 2) / (std * math.sqrt(2 * math.pi))
 
 
-def _inverse(rising, value: Tensor) -> Tensor:
+def _inverse(rising: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
     """The u in [0, 1] at which a rising function has the given values, by bisection."""
     low, high = torch.zeros_like(value), torch.ones_like(value)
     for _ in range(BISECTIONS):

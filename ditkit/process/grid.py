@@ -1,4 +1,4 @@
-"""Floor 0: times to train at, and the times of shorter chains (grids to sample at: ditkit.process.grids)."""
+"""Floor 0: the times of shorter chains (all grids to sample at: grids; times to train at: density)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,6 @@ from torch import Tensor
 from ditkit.base.errors import UserError
 from ditkit.process.chain import Chain
 from ditkit.process.path import DiscretePath, Path
-
-
-def uniform_density(u: Tensor, path: Path) -> Tensor:
-    """Training times, float64 (B,), from u (B,) uniform in [0, 1): all times alike, or all of a discrete path's."""
-    if path.steps is None:
-        return u.double()
-    return ((u.double() * path.steps).floor() + 1) / path.steps
 
 
 def respaced_indices(steps: int, spec: str | list[int]) -> list[int]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ditkit.base.errors import UserError, unknown
 from ditkit.base.registry import members
-from ditkit.process.path import Path
+from ditkit.process.path import Path, is_noise
 
 Form = Callable[[Path, Tensor, float], Tensor]
 
@@ -33,7 +33,7 @@ def sigma(path: Path, t: Tensor, scale: float) -> Tensor:
 
 def sbdm(path: Path, t: Tensor, scale: float) -> Tensor:
     """w = c g^2(t): at c = 1 the reverse SDE of Song et al. 2021. Infinite where alpha = 0."""
-    return scale * path.diffusion_squared(t)
+    return torch.where(is_noise(path, t), torch.inf, scale * path.diffusion_squared(t))
 
 
 def linear(path: Path, t: Tensor, scale: float) -> Tensor:

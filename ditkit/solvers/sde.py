@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from ditkit.base.errors import UserError, unknown
+from ditkit.base.errors import unknown
 from ditkit.process.denoiser import Denoise, Denoised
+from ditkit.process.grids import check
 from ditkit.process.langevin import Form, weight
 from ditkit.process.path import Path, over
 from ditkit.solvers.state import State
@@ -147,8 +148,6 @@ def _plan(
     """(t, dt < 0, w(t), rule) of every step, the rule None for a step with noise; everything is checked here."""
     if last not in LAST_STEPS:
         raise unknown("last step", last, LAST_STEPS)
-    ts = ts.double()
-    if ts.dim() != 1 or len(ts) < 2 or not bool((ts[:-1] > ts[1:]).all()):
-        raise UserError(f"grid {ts.tolist()[:4]}...: expected at least two strictly descending times")
+    ts = check(ts)
     rules = [*[None] * (len(ts) - 2), LAST_STEPS[last]]
     return list(zip(ts[:-1], torch.diff(ts), weight(w, path, ts[:-1], scale), rules, strict=True))

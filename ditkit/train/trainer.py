@@ -22,7 +22,7 @@ from ditkit.base.errors import UserError
 from ditkit.condition import Condition
 from ditkit.objectives.loss import Draws, Loss
 from ditkit.process.denoiser import Denoiser
-from ditkit.process.grid import uniform_density
+from ditkit.process.density import Uniform
 from ditkit.train.ema import EMA, warmed
 from ditkit.train.optim import adamw, learning_rate, update
 from ditkit.train.settings import TrainSettings
@@ -121,7 +121,7 @@ class Trainer:
 def draw(seed: int, step: int, x0: Tensor, denoiser: Denoiser, label_dropout: float) -> tuple[Draws, Tensor]:
     """The draws of a step, on the CPU: times, noise, and which samples lose their condition, (B,) bool."""
     source = rng.generator(seed, "train", step)
-    t = uniform_density(torch.rand(len(x0), generator=source, dtype=torch.float64), denoiser.path)
+    t = Uniform()(torch.rand(len(x0), generator=source, dtype=torch.float64), denoiser.path)
     dropped = torch.rand(len(x0), generator=source) < label_dropout
     return Draws(t, torch.randn(x0.shape, generator=source)), dropped
 

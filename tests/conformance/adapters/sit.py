@@ -7,10 +7,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ditkit.backbones.output import Output
 from ditkit.convert.sit import DataAtOne
 from ditkit.guidance import DIT_CHANNELS, ClassifierFree
+from ditkit.objectives import weights
+from ditkit.objectives.loss import Draws
+from ditkit.objectives.matching import simple
+from ditkit.objectives.weights import Weight
 from ditkit.process.continuous import GVP, VP, Linear
 from ditkit.process.denoiser import Denoised, Denoiser
+from ditkit.process.density import Uniform
 from ditkit.process.langevin import FORMS
 from ditkit.process.path import Path, over
 from ditkit.process.prediction import Eps, Prediction, Score, Velocity
@@ -132,6 +138,35 @@ def paths(case: Case) -> dict[str, Tensor]:
             out["score_from_velocity"], out["noise_from_velocity"] = out["score.velocity"], noise
         if row == "score":
             out["velocity_from_score"] = out["drift.score"]
+    return out
+
+
+HALF_LIKELIHOOD = 0.5
+"""The reference's likelihood weight is that of half of g^2."""
+
+
+def eps_weight(name: str) -> Weight:
+    """The reference's weight on the error of the noise, which rows of noise and score are trained by."""
+    if name == "likelihood":
+        return lambda path, row, t: HALF_LIKELIHOOD * weights.likelihood(path, row, t)
+    return weights.find({"none": "snr", "velocity": "velocity"}[name])
+
+
+@covers("sit_loss_*")
+def losses(case: Case) -> dict[str, Tensor]:
+    config, out = case.config, {}
+    path = PATHS[config["path"]]()
+    x0, eps, u, output = (case.inputs[name] for name in ("x1", "x0", "u", "model_output"))
+    for row in config["predictions"]:
+        start, end = Interval.of(config["path"], row, config["train_eps"], train=True)
+        t = Uniform(1 - end, 1 - start)(1 - u, path)
+        denoiser = Denoiser(lambda x, time, condition, row=row: Output(signed(row, output), {}), path, ROWS[row]())
+        out |= {f"{row}.t": 1 - t, f"{row}.xt": path.mix(x0, eps, t)}
+        for name in config["loss_weights"]:
+            weight = "none" if row == "velocity" else eps_weight(name)
+            out[f"{row}.{name}.loss"] = simple(denoiser, x0, Draws(t, eps), weight=weight).per_sample
+        if row == "velocity":
+            out["ut"] = -denoiser.prediction.target(path, x0, eps, t)
     return out
 
 
