@@ -57,7 +57,7 @@ def edm_euler(
     s_noise: float = 1.0,
     variable: str = "noise",
 ) -> Iterator[State]:
-    """Churn, then an Euler step (k-diffusion's euler with churn; Karras et al. 2022's ablations). Arguments: see edm."""
+    """Churn, then an Euler step (k-diffusion's euler; Karras et al. 2022's ablations). Arguments: see edm."""
     yield from _churned(denoise, x, ts, noise, (s_churn, s_min, s_max, s_noise), EULER, variable)
 
 

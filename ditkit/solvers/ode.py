@@ -1,8 +1,8 @@
 """Floor 1: solvers of the probability-flow ODE on a grid: Runge-Kutta and linear multi-step (adaptive: dopri5.py).
 
-All are deterministic and take ``noise`` only to be called like the others. Option ``variable``: what they step in, noise
-(sigma / alpha, as EDM and k-diffusion do), time (t, as flow matching does) or angle (atan of noise); the limit of small
-steps is the same. The step to t = 0 is Euler's in all of them and lands on x0.
+All are deterministic and take ``noise`` only to be called like the others. Option ``variable`` is what they step in:
+noise (sigma / alpha, as EDM and k-diffusion do), time (t, as flow matching does) or angle (atan of noise). The limit of
+small steps is the same; on a chain's path alpha(t) has kinks, and in time orders above 1 do not show.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def lms(
     order: int = 4,
     variable: str = "noise",
 ) -> Iterator[State]:
-    """Linear multi-step (Adams-Bashforth on any grid), one evaluation a step; PLMS of Liu et al. 2022, k-diffusion's lms.
+    """Linear multi-step, Adams-Bashforth on any grid, one evaluation a step (k-diffusion's lms; PLMS, Liu et al. 2022).
 
     order: 1 to 4; the first steps have as many slopes as there are yet, so order k needs first steps that are shorter
     (of h^k) to show. Else: see euler.
