@@ -8,6 +8,7 @@ from the data with no training.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import torch
@@ -32,14 +33,16 @@ def log_likelihood(path: Path, x_t: Tensor, t: Tensor, references: Tensor) -> Te
 
     x_t: (B, ...). t: () or (B,). references: (n, ...), or (B, n, ...) where each row has its own.
     """
-    flat, images = (
-        x_t.flatten(1)[:, None],
-        references.flatten(references.dim() - x_t.dim() + 1),
-    )  # (B, 1, D), (.., n, D)
-    alpha = over(path.alpha(t), flat)
+    alpha = path.alpha(t).clamp(min=TINY)
+    query, images = (over(1 / alpha, x_t) * x_t).flatten(1), _flat(references, x_t)  # (B, D), (n, D) or (B, n, D)
     # differences, not |a|^2 - 2 a.b + |b|^2: at a small sigma rounding of the norms would decide
-    distance = torch.cdist(flat, alpha * images, compute_mode="donot_use_mm_for_euclid_dist")[:, 0]  # (B, n)
-    return -(distance**2) * over(1 / (2 * path.sigma(t).clamp(min=TINY) ** 2), distance)
+    exact = functools.partial(torch.cdist, compute_mode="donot_use_mm_for_euclid_dist")
+    distance = exact(query, images) if images.dim() == 2 else exact(query[:, None], images)[:, 0]  # (B, n)
+    return -((over(alpha / path.sigma(t).clamp(min=TINY), distance) * distance) ** 2) / 2
+
+
+def _flat(references: Tensor, x_t: Tensor) -> Tensor:
+    return references.flatten(references.dim() - x_t.dim() + 1)
 
 
 def posterior_mean(path: Path, x_t: Tensor, t: Tensor, references: Tensor, log_weight: Tensor | None = None) -> Tensor:
@@ -49,7 +52,7 @@ def posterior_mean(path: Path, x_t: Tensor, t: Tensor, references: Tensor, log_w
     """
     log_w = log_likelihood(path, x_t, t, references)
     w = (log_w if log_weight is None else log_w + log_weight).softmax(1)
-    images = references.flatten(references.dim() - x_t.dim() + 1)
+    images = _flat(references, x_t)
     mean = w @ images if images.dim() == 2 else torch.einsum("bn,bnd->bd", w, images)
     return mean.reshape(x_t.shape)
 
