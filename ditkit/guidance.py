@@ -138,8 +138,8 @@ def classifier_gradient(
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """w grad_x log p(y | x_t) of a classifier trained on noisy images, for ClassifierGuided and shift_mean.
 
-    classifier: (x (B, C, ...), network time (B,) float32) -> logits (B, K). label: y, (B,) int64. scale: w. Works inside
-    torch.inference_mode too.
+    classifier: (x (B, C, ...), network time (B,) float32) -> logits (B, K). label: y, (B,) int64. scale: w.
+    Works inside torch.inference_mode too.
     """
 
     def gradient(x: Tensor, t: Tensor) -> Tensor:
