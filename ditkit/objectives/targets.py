@@ -86,8 +86,8 @@ def towards(denoiser: Denoiser, x_t: Tensor, t: Tensor, x0: Tensor, weight: str 
 def neighbours_mean(path: Path, x_t: Tensor, t: Tensor, index: Index, k: int, uniform: Tensor | None = None) -> Tensor:
     """E[x0 | x_t] over an index by importance sampling around the nearest neighbours (Niedoba et al. 2024), (B, ...).
 
-    The k images nearest to x_t / alpha count in full; each of n uniform draws (with replacement) from the M - k others
-    stands for (M - k) / n of them. Without draws the others are left out, which biases the mean at high noise.
+    The k images nearest to x_t / alpha count in full; each of n uniform draws from the M - k others, one from each n-th
+    part of them, stands for (M - k) / n. Without draws the others are left out, which biases the mean at high noise.
     uniform: (B, n) numbers in [0, 1), which make the draws. k = M is the exact mean.
     """
     size = len(index.data)
@@ -109,9 +109,10 @@ def neighbours_mean(path: Path, x_t: Tensor, t: Tensor, index: Index, k: int, un
 
 
 def _others(chosen: Tensor, uniform: Tensor, size: int) -> Tensor:
-    """Uniform draws from 0..size-1 without those chosen in each row. chosen: (B, k); uniform: (B, n)."""
-    free = size - chosen.shape[1]
-    rank = (uniform * free).long().clamp(max=free - 1)
+    """Stratified draws from 0..size-1 without those chosen in each row, (B, n). chosen: (B, k); uniform: (B, n)."""
+    free, n = size - chosen.shape[1], uniform.shape[1]
+    stratified = (torch.arange(n, device=uniform.device) + uniform) / n
+    rank = (stratified * free).long().clamp(max=free - 1)
     # the j-th smallest of the chosen has (its number - j) free numbers below it: skip those that rank has passed
     below = chosen.sort(1).values - torch.arange(chosen.shape[1], device=chosen.device)
     return rank + torch.searchsorted(below, rank, right=True)
