@@ -8,12 +8,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from ditkit.base.errors import UserError
 from ditkit.condition import Condition
 from ditkit.process.denoiser import Denoise, Denoised, Denoiser
 from ditkit.process.path import Path, over
+from ditkit.process.prediction import SINGULAR
 
 
 def extrapolate(null: Denoised, conditional: Denoised, scale: float, channels: int | None = None) -> Denoised:
@@ -40,13 +42,19 @@ class ClassifierFree:
     """eps~ = eps_null + s (eps_cond - eps_null), one batched network call (Ho & Salimans 2022, with s = 1 + w).
 
     scale: s; 1 is no guidance, 0 the unconditional model. channels: None guides all (DIT_CHANNELS for compatibility).
+    against: what to lead away from, a negative condition; None: the learned null. rescale: phi of ``rescaled``.
+    Raises UserError where rescale is outside [0, 1].
     """
 
     denoiser: Denoiser
     scale: float
     channels: int | None = None
     against: Condition | None = None
-    """What to lead away from; None: the learned null."""
+    rescale: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rescale <= 1:
+            raise UserError(f"guidance rescale {self.rescale}: expected 0 (none) to 1 (the conditional's deviation)")
 
     @property
     def path(self) -> Path:
@@ -56,7 +64,47 @@ class ClassifierFree:
     def __call__(self, x: Tensor, t: Tensor) -> Denoised:
         condition = self.denoiser.condition
         conditional, null = self.denoiser.under([condition, self.against or condition.null()], x, t)
-        return extrapolate(null, conditional, self.scale, self.channels)
+        guided = extrapolate(null, conditional, self.scale, self.channels)
+        return rescaled(self.denoiser, guided, conditional, x, t, self.rescale) if self.rescale else guided
+
+
+def rescaled(denoiser: Denoiser, guided: Denoised, conditional: Denoised, x: Tensor, t: Tensor, phi: float) -> Denoised:
+    """The guided output brought by phi towards the conditional's standard deviation (Lin et al. 2024, eq. 15, 16).
+
+    Each sample's deviation over all its numbers, of the network's own row, as published.
+    """
+    path, row = denoiser.path, denoiser.prediction
+    p, reference = (row.target(path, said.x0, said.eps, t) for said in (guided, conditional))
+    ratio = (reference.flatten(1).std(1) / p.flatten(1).std(1)).reshape(-1, *[1] * (p.dim() - 1))
+    return Denoised(*row.solve(path, (phi * ratio + 1 - phi) * p, x, t), guided.variance_mix)
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoGuided:
+    """weak + s (strong - weak): a model led away from a worse version of itself (Karras et al. 2024, eq. 4).
+
+    strong, weak: denoisers of one path, the weak one smaller or trained for less. scale: s; 1 is no guidance. Raises
+    UserError where their paths differ.
+    """
+
+    strong: Denoise
+    weak: Denoise
+    scale: float
+
+    def __post_init__(self) -> None:
+        t = torch.linspace(0, 1, 5, dtype=torch.float64)
+        ours, theirs = (torch.stack([d.path.alpha(t), d.path.sigma(t)]) for d in (self.strong, self.weak))
+        if not torch.allclose(ours, theirs):
+            names = f"{self.strong.path.name!r} and {self.weak.path.name!r}"
+            raise UserError(f"autoguidance between the paths {names}: expected two models of the same path and options")
+
+    @property
+    def path(self) -> Path:
+        """The path of both denoisers."""
+        return self.strong.path
+
+    def __call__(self, x: Tensor, t: Tensor) -> Denoised:
+        return extrapolate(self.weak(x, t), self.strong(x, t), self.scale)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,9 +125,32 @@ class ClassifierGuided:
     def __call__(self, x: Tensor, t: Tensor) -> Denoised:
         said = self.denoise(x, t)
         alpha, sigma = self.path.alpha(t), self.path.sigma(t)
-        eps = said.eps - over(sigma, x) * self.gradient(x, t)
-        x0 = over(1 / alpha, x) * x - over(sigma / alpha, x) * eps
-        return Denoised(x0, eps, said.variance_mix)
+        # where alpha = 0, x_t is noise alone: no classifier can tell anything from it
+        told = alpha > SINGULAR
+        gain = torch.where(told, sigma**2 / alpha, 0.0)
+        gradient = self.gradient(x, t)
+        eps = said.eps - over(torch.where(told, sigma, 0.0), x) * gradient
+        return Denoised(said.x0 + over(gain, x) * gradient, eps, said.variance_mix)
+
+
+def classifier_gradient(
+    classifier: Callable[[Tensor, Tensor], Tensor], label: Tensor, path: Path, scale: float = 1.0
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """w grad_x log p(y | x_t) of a classifier trained on noisy images, for ClassifierGuided and shift_mean.
+
+    classifier: (x (B, C, ...), network time (B,) float32) -> logits (B, K). label: y, (B,) int64. scale: w.
+    Works inside torch.inference_mode too.
+    """
+
+    def gradient(x: Tensor, t: Tensor) -> Tensor:
+        time = path.network_time(t.double()).expand(len(x)).to(x.device, torch.float32)
+        with torch.inference_mode(False), torch.enable_grad():
+            noisy = x.clone().requires_grad_()
+            log_p = classifier(noisy, time.clone()).log_softmax(1)
+            chosen = log_p.gather(1, label.clone().to(x.device)[:, None])
+            return scale * torch.autograd.grad(chosen.sum(), noisy)[0]
+
+    return gradient
 
 
 def shift_mean(mean: Tensor, variance: Tensor, gradient: Tensor) -> Tensor:
