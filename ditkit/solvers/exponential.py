@@ -56,6 +56,11 @@ def levels(path: Path, ts: Tensor) -> list[Level]:
     return [Level(t, *values) for t, values in zip(ts.unbind(), numbers, strict=True)]
 
 
+def level_at(path: Path, log_snr: float) -> Level:
+    """The noise level of a log-SNR that the path passes."""
+    return levels(path, path.time_at(torch.tensor([log_snr], dtype=torch.float64)))[0]
+
+
 @dataclasses.dataclass(frozen=True)
 class Answer:
     """What the denoiser said, and at which noise level."""

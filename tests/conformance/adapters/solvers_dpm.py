@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from ditkit.process import betas
-from ditkit.process.continuous import VP
+from ditkit.process.continuous import EDM, VP
 from ditkit.process.denoiser import Denoise, Denoised, MapX0
 from ditkit.process.path import DiscretePath, Path, over
-from ditkit.solvers.dpm_multistep import multistep
+from ditkit.solvers.dpm_adaptive import Elementary, Interval, Tolerance, adaptive
+from ditkit.solvers.dpm_ancestral import Renewal, dpm_2_ancestral, dpmpp_2s_ancestral, dpmpp_sde, euler_ancestral
+from ditkit.solvers.dpm_multistep import dpmpp_2m_sde, dpmpp_3m_sde, multistep
 from ditkit.solvers.dpm_singlestep import MIDPOINT, TAYLOR, orders_of, singlestep
 from ditkit.solvers.exponential import DATA, NOISE, Move, exact, final_orders, midpoint, taylor
 from ditkit.solvers.state import State
@@ -100,6 +102,22 @@ class Reference:
         states = list(singlestep(self.form, stages, orders, self.denoise, self.x, ts, None))
         return [states[k - 1] for k in itertools.accumulate(orders)]
 
+    def adaptive(self, order: int) -> State:
+        """``dpm_solver_adaptive`` with its defaults."""
+        interval = Interval(self.denoise, torch.stack([self.start, self.end]), None)
+        control = SingleFactor(0.05, order, Tolerance(0.05, 0.0078))
+        *_, last = adaptive(self.form, order, control, self.denoise, self.x, interval, None, Renewal(0.0, 1.0))
+        return last
+
+
+class SingleFactor(Elementary):
+    """The reference keeps the factor of its step size in float32."""
+
+    def accepts(self, error: float, h: float) -> bool:
+        factor = torch.tensor(error, dtype=torch.float64).pow(-1 / self.order).float().item()
+        self.h = self.theta * h * factor
+        return error <= 1
+
 
 def schedule_of(path: Path, t: Tensor) -> dict[str, Tensor]:
     log_snr = path.log_snr(t)
@@ -151,6 +169,7 @@ def variants(case: Case, ref: Reference, steps: int) -> Iterator[tuple[str, Tens
         yield f"no_lower_order_final.multistep.o{order}.final", ref.multistep(ts, order, lower=0)[-1].x
         fixed = [order] * (steps // order)
         outer = ref.grid(skip, len(fixed))
+        yield f"adaptive.o{order}.final", ref.adaptive(order).x
         yield f"singlestep_fixed.o{order}.final", ref.singlestep(skip, outer, fixed)[-1].x
     last = ref.multistep(ts, 2)[-1]
     yield "denoise_to_zero.multistep.o2.final", ref.denoise(last.x, last.t).x0
@@ -167,3 +186,59 @@ def dpm_solver(case: Case) -> dict[str, Tensor]:
     for skip, steps, order in itertools.product(config["skip_types"], config["steps"], config["orders"]):
         found |= dict(standard(ref, skip, steps, order))
     return found | dict(variants(case, ref, config["steps"][0]))
+
+
+K_SAMPLERS = {
+    "euler_ancestral": euler_ancestral,
+    "dpm_2_ancestral": dpm_2_ancestral,
+    "dpmpp_2s_ancestral": dpmpp_2s_ancestral,
+    "dpmpp_sde": dpmpp_sde,
+    "dpmpp_2m_sde": dpmpp_2m_sde,
+    "dpmpp_3m_sde": dpmpp_3m_sde,
+}
+RULES = {"heun": "exact", "midpoint": "midpoint"}
+DRAW_ALWAYS = {"euler_ancestral", "dpm_2_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde"}
+"""Samplers of the reference that draw the noise also when they multiply it by 0."""
+
+
+class Draws:
+    """The recorded noises, in the order of the reference's calls, and how many were used."""
+
+    def __init__(self, noises: Tensor) -> None:
+        self.noises, self.used = noises, 0
+
+    def __call__(self, k: int) -> Tensor:
+        self.used = max(self.used, k + 1)
+        return self.noises[k]
+
+
+def options_of(name: str, options: dict[str, str]) -> dict[str, str]:
+    """The reference's options as ours. Its 3M weighs the second difference by half."""
+    if name == "dpmpp_3m_sde":
+        return {"rule": "taylor"}
+    return {"rule": RULES[options["solver_type"]]} if options else {}
+
+
+def edm_path(sigmas: Tensor) -> tuple[EDM, Tensor]:
+    """A path whose noise reaches to the first of these levels, and its times there."""
+    path = EDM(sigma_min=float(sigmas[sigmas > 0].min()), sigma_max=float(sigmas[0]))
+    return path, sigmas / path.sigma_max
+
+
+@covers("solvers_k_sde")
+def k_diffusion_sde(case: Case) -> dict[str, Tensor]:
+    config, found = case.config, {}
+    for grid in ("karras", "exponential", "polyexponential"):
+        path, ts = edm_path(case.inputs[f"sigmas.{grid}"])
+        denoise, x = GMM(case, path), case.inputs["noise"] * path.sigma_max
+        etas = config["etas"] if grid == "karras" else [1.0]
+        for (name, options), eta in itertools.product(config["samplers"], etas):
+            key = ".".join([grid, name, *options.values(), f"eta{eta}"])
+            ours = options_of(name, options) | {"s_noise": config["s_noise"]}
+            draws, counting = Draws(case.inputs["noises"]), Draws(case.inputs["noises"])
+            *_, last = K_SAMPLERS[name](denoise, x, ts, noise=draws, eta=eta, **ours)
+            found[f"{key}.final"] = last.x
+            if eta == 0 and name in DRAW_ALWAYS:
+                list(K_SAMPLERS[name](denoise, x, ts, noise=counting, eta=1.0))
+            found[f"{key}.n_noises"] = torch.tensor(max(draws.used, counting.used))
+    return found
