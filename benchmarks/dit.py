@@ -22,6 +22,7 @@ from ditkit.app.recipe import Model, Process, Recipe, Sampling
 from ditkit.base.files import write_json
 from ditkit.base.rng import generator
 from ditkit.condition import Condition
+from ditkit.nn.compiled import compiled
 from ditkit.nn.cost import cost
 from ditkit.process.denoiser import Denoiser
 from ditkit.process.grid import sampling_grid
@@ -33,7 +34,7 @@ CLASSES = 1000
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MODES: dict[str, Callable[[torch.nn.Module], Callable]] = {
     "eager": lambda net: net,
-    "compiled": lambda net: torch.compile(net, dynamic=False),
+    "compiled": compiled,
 }
 
 

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from ditkit.base import rng
 from ditkit.base.errors import UserError
 from ditkit.condition import Condition
+from ditkit.nn.compiled import compiled
 from ditkit.objectives.loss import Draws, Loss
 from ditkit.process.denoiser import Denoiser
 from ditkit.process.grid import uniform_density
@@ -72,8 +73,8 @@ class Trainer:
         log: called every ``log_every`` steps with step, loss and its parts, lr, grad_norm, images_per_s, seconds.
         """
         s = self.settings
-        denoiser = dataclasses.replace(self.denoiser, net=torch.compile(self.net)) if s.compile else self.denoiser
         self.net.train()
+        denoiser = dataclasses.replace(self.denoiser, net=compiled(self.net)) if s.compile else self.denoiser
         meter = Meter(s.batch_size)
         start, before = time.perf_counter(), self.seconds
         with _Signals(self), tqdm(total=s.steps, initial=self.step, unit="step", dynamic_ncols=True) as bar:
