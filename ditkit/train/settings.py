@@ -27,6 +27,8 @@ class TrainSettings:
     """Learning rate of AdamW after the warm-up."""
     warmup: Annotated[int, Field(ge=0)] = 0
     """Steps over which the learning rate rises linearly from 0."""
+    cooldown: Probability = 0.0
+    """Share of the training, at its end, over which the learning rate falls linearly to 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """AdamW's decoupled weight decay."""
     betas: tuple[Probability, Probability] = (0.9, 0.999)
