@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ditkit.app.recipe import Sampling
 from ditkit.app.run import Model, Run, environment
-from ditkit.app.training import split
+from ditkit.app.training import read_data, split
 from ditkit.base.errors import UserError
 from ditkit.base.files import write_json
 from ditkit.data.images import Images, load_images
@@ -87,8 +88,7 @@ def copies(model: Model, samples: Tensor) -> tuple[CopyReport, Tensor] | None:
     recipe = model.run.recipe
     if not recipe.data.heldout:
         return None
-    images = load_images(open_source(model.facts["source"]), size=model.size, channels=model.shape[0])
-    learned, held = split(images, recipe)
+    learned, held = split(read_data(recipe)[0], recipe)
     assert held is not None
     training = _all(learned)
     return copy_report(samples, training, _all(held)), training
@@ -137,6 +137,24 @@ def evaluate(model: Model, against: Reference, sampling: Sampling, drawn: Drawn)
         "environment": environment(model.device),
     }
     return metrics
+
+
+def read_metrics(run: Run) -> dict[str, Any] | None:
+    """The run's metrics.json; None where there is none. UserError where it is damaged."""
+    path = run.folder / "metrics.json"
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        protocol = found["protocol"]
+        protocol["step"], protocol["reference"]["source"], protocol["sampling"]["guidance"]
+        found["seconds_per_sample"]["value"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} cannot be read ({type(error).__name__}: {error}): expected what ditkit evaluate writes; "
+            f"delete it, or make it anew with ditkit evaluate {run.folder}"
+        ) from None
+    return found
 
 
 def write_metrics(run: Run, metrics: dict[str, Any]) -> Path:
