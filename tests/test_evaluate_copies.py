@@ -59,6 +59,16 @@ def test_exact_copies_are_found_where_the_training_images_repeat():
     assert len(report.copies) == 3
 
 
+def test_real_images_that_are_in_the_data_twice_do_not_hide_copies():
+    training = pictures(400, 1)
+    heldout = torch.cat([pictures(90, 2), training[:10]])
+    near = training[20:30].clone()
+    near[:, :, 0, 0] ^= 1
+    report = copy_report(near, training, heldout)
+    assert len(report.copies) == 10
+    assert report.false_alarms == pytest.approx(0.1, abs=0.02)
+
+
 def test_bland_samples_close_to_many_are_not_copies():
     training = pictures(400, 1)
     mean = training.float().mean(0, keepdim=True).to(torch.uint8)

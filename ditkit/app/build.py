@@ -15,13 +15,15 @@ from torch import nn
 from ditkit.app.recipe import Model, Process, Recipe, Sampling
 from ditkit.base import registry
 from ditkit.base.errors import UserError, unknown
+from ditkit.convert.autoencoder import load_autoencoder
+from ditkit.encoders.autoencoder import Autoencoder, encode_keyed
 from ditkit.guidance import ClassifierFree, Interval
 from ditkit.process.denoiser import Denoise, Denoised, Denoiser, clipped
 from ditkit.process.grid import sampling_grid
 from ditkit.process.path import Path
 from ditkit.process.prediction import Prediction
 from ditkit.sample import Guide, Solver
-from ditkit.train.trainer import Objective
+from ditkit.train.trainer import Encode, Objective
 
 
 def _buildable(base: type) -> Callable[[Any], bool]:
@@ -162,6 +164,18 @@ def device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise UserError(f"device {name!r} cannot be used ({reason}): expected auto, cpu, cuda or mps") from None
     return found
+
+
+def autoencoder(recipe: Recipe, where: torch.device) -> Autoencoder:
+    """The autoencoder that the recipe names, frozen, on a device."""
+    return load_autoencoder(recipe.data.autoencoder, device=where)
+
+
+def encode(recipe: Recipe, autoencoder: Autoencoder) -> Encode | None:
+    """What brings the recipe's training batches to latent space; None in pixel space."""
+    if recipe.data.autoencoder is None:
+        return None
+    return lambda pixels, step: encode_keyed(autoencoder, pixels, recipe.seed, step)
 
 
 AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16}

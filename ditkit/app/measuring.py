@@ -88,7 +88,7 @@ def copies(model: Model, samples: Tensor) -> tuple[CopyReport, Tensor] | None:
     recipe = model.run.recipe
     if not recipe.data.heldout:
         return None
-    learned, held = split(read_data(recipe)[0], recipe)
+    learned, held = split(read_data(recipe, model.autoencoder)[0], recipe)
     assert held is not None
     training = _all(learned)
     return copy_report(samples, training, _all(held)), training
@@ -147,8 +147,8 @@ def read_metrics(run: Run) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         protocol = found["protocol"]
-        protocol["step"], protocol["reference"]["source"], protocol["sampling"]["guidance"]
-        found["seconds_per_sample"]["value"]
+        _ = protocol["step"], protocol["reference"]["source"], protocol["sampling"]["guidance"]
+        _ = found["seconds_per_sample"]["value"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} cannot be read ({type(error).__name__}: {error}): expected what ditkit evaluate writes; "

@@ -17,7 +17,6 @@ from ditkit.app.pictures import cells
 from ditkit.app.recipe import to_yaml
 from ditkit.app.report import GuidancePoint, Metric, Neighbours, ReportData, Trajectory, write_report
 from ditkit.app.run import Model, Run, environment
-from ditkit.base.pixels import to_uint8
 from ditkit.condition import Condition
 from ditkit.process.grid import sampling_grid
 from ditkit.sample import trajectory
@@ -143,17 +142,24 @@ def _trajectory(model: Model, sampling: Any) -> Trajectory:
     labels = model.labels(5)
     ts = sampling_grid(model.denoiser.path, sampling.steps)
     seeds = range(5)
-    states = list(trajectory(model.denoiser, Condition(label=labels), seeds, model.shape, ts, **model.how(sampling)))
+    states = list(
+        trajectory(model.denoiser, Condition(label=labels), seeds, model.latent_shape, ts, **model.how(sampling))
+    )
     kept = [states[i] for i in np.unique(np.linspace(0, len(states) - 1, FILM).round().astype(int))]
     names = [
         f"seed {s}" if labels is None else f"{model.classes[int(labels[i])]}, seed {s}" for i, s in enumerate(seeds)
     ]
     return Trajectory(
         t=[float(s.t) for s in kept],
-        states=[torch.stack([to_uint8(s.x[i]) for s in kept]) for i in range(5)],
-        predictions=[torch.stack([to_uint8(s.said.x0[i]) for s in kept]) for i in range(5)],
+        states=_films([model.pixels(s.x) for s in kept]),
+        predictions=_films([model.pixels(s.said.x0) for s in kept]),
         names=names,
     )
+
+
+def _films(frames: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Frames (N, C, H, W) of N samples, in order, as one film (frames, C, H, W) for each sample."""
+    return list(torch.stack(frames, dim=1))
 
 
 def _neighbours(model: Model, samples: torch.Tensor) -> Neighbours | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 import ditkit
 from ditkit.app import build
@@ -21,6 +22,7 @@ from ditkit.base.errors import UserError, unknown
 from ditkit.base.files import check_new_folder, explained, write_text
 from ditkit.base.pixels import to_uint8
 from ditkit.condition import Condition
+from ditkit.encoders.autoencoder import Autoencoder
 from ditkit.process.denoiser import Denoiser
 from ditkit.process.grid import sampling_grid
 from ditkit.sample import sample
@@ -112,17 +114,23 @@ def open_run(folder: Path | str) -> Run:
     return Run(folder, from_yaml(read_text(path), path))
 
 
+DECODED_AT_ONCE = 2**16
+"""Pixels between two movements of the progress bar of decoding (an image of 256x256); changes no image."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Model:
     """A run's trained model, ready to sample.
 
-    facts: what the data gave: input_size (H, W), channels, classes (names), images, skipped, source, fingerprint.
+    facts: what the data gave: input_size (h, w) and channels of what is diffused, image_shape (C, H, W), the identity
+    of the autoencoder, classes (names), images, skipped, source, fingerprint.
     """
 
     run: Run
     step: int
     facts: dict[str, Any]
     denoiser: Denoiser
+    autoencoder: Autoencoder
     device: torch.device
 
     @property
@@ -132,7 +140,13 @@ class Model:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of an image."""
+        """(C, H, W) of an image in pixels."""
+        channels, height, width = self.facts["image_shape"]
+        return (channels, height, width)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(c, h, w) of what is diffused; in pixel space the image's."""
         return (self.facts["channels"], *self.facts["input_size"])
 
     @property
@@ -155,13 +169,20 @@ class Model:
             self.denoiser,
             Condition(label=labels),
             seeds,
-            self.shape,
+            self.latent_shape,
             sampling_grid(self.denoiser.path, sampling.steps),
             batch_size=sampling.batch_size,
             progress=progress,
             **self.how(sampling),
         )
-        return to_uint8(x)
+        return self.pixels(x, progress)
+
+    @torch.inference_mode()
+    def pixels(self, x: torch.Tensor, progress: str | None = None) -> torch.Tensor:
+        """Images, uint8 (N, C, H, W) on the CPU, of what is diffused, (N, c, h, w)."""
+        rows = max(1, DECODED_AT_ONCE // (self.size[0] * self.size[1]))
+        parts = tqdm(x.split(rows), desc="decoding", delay=2, leave=False, disable=progress is None)
+        return torch.cat([to_uint8(self.autoencoder.decode(part.to(self.device))).cpu() for part in parts])
 
     def how(self, sampling: Sampling) -> dict[str, Any]:
         """What the settings mean to ditkit.sample: solver, guide, device."""
@@ -176,10 +197,21 @@ def load_model(run: Run, *, device: str | None = None, weights: str = "ema") -> 
     """The model of the run's newest checkpoint, its moving average unless weights is "weights"."""
     found = checkpoint.open_checkpoint(checkpoint.latest(run.folder))
     where = build.device(device or run.recipe.train.device)
+    autoencoder = build.autoencoder(run.recipe, where)
+    check_autoencoder(run, autoencoder, found.about)
     net = build.network(run.recipe.model, run.recipe.process, found.about)
     checkpoint.load_weights(net, found.tensors(weights), found.folder)
     net.to(where).eval().requires_grad_(False)
-    return Model(run, found.step, found.about, build.denoiser(run.recipe, net), where)
+    return Model(run, found.step, found.about, build.denoiser(run.recipe, net), autoencoder, where)
+
+
+def check_autoencoder(run: Run, autoencoder: Autoencoder, about: dict[str, Any]) -> None:
+    """Raises UserError naming both when the autoencoder is not the one that the run's checkpoint was trained with."""
+    if autoencoder.identity != about["autoencoder"]:
+        raise UserError(
+            f"run {run.folder} was trained in the latents of {about['autoencoder']}, but its data.autoencoder "
+            f"{run.recipe.data.autoencoder} is {autoencoder.identity}: put the one that it was trained with there"
+        )
 
 
 def parse_classes(text: str, names: Sequence[str]) -> list[int]:

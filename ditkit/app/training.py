@@ -12,12 +12,13 @@ from tqdm import tqdm
 from ditkit.app import build
 from ditkit.app.pictures import grid, save_png
 from ditkit.app.recipe import Recipe, to_yaml
-from ditkit.app.run import Model, Run, check_new, create, open_run
+from ditkit.app.run import Model, Run, check_autoencoder, check_new, create, open_run
 from ditkit.base.errors import UserError
 from ditkit.base.files import clear_leftovers, write_text
 from ditkit.data.images import Images, load_images
 from ditkit.data.loader import batch, prefetch, split_heldout
 from ditkit.data.source import open_source
+from ditkit.encoders.autoencoder import Autoencoder
 from ditkit.train import checkpoint
 from ditkit.train.trainer import Hook, Trainer, stop_on_signals
 
@@ -25,16 +26,21 @@ GRID_ROWS = 8
 """Samples of each class (or rows of an unconditional grid) in the pictures drawn during training."""
 
 
-def read_data(recipe: Recipe) -> tuple[Images, dict[str, Any]]:
-    """The recipe's images, and the facts about them that the model and later readers need, as JSON values."""
+def read_data(recipe: Recipe, autoencoder: Autoencoder) -> tuple[Images, dict[str, Any]]:
+    """The recipe's images, and the facts about them that the model and later readers need, as JSON values.
+
+    input_size and channels are those of what is diffused: of the latents, or in pixel space of the images.
+    """
     source = open_source(recipe.data.source)
     images = load_images(source, size=recipe.data.size, channels=recipe.data.channels)
     if not recipe.data.classes:
         images.labels, images.classes = None, ()
-    channels, height, width = images.shape
+    channels, height, width = autoencoder.latent_shape(images.shape)
     facts = {
         "input_size": [height, width],
         "channels": channels,
+        "image_shape": list(images.shape),
+        "autoencoder": autoencoder.identity,
         "classes": list(images.classes),
         "images": len(images),
         "skipped": len(images.skipped),
@@ -57,8 +63,9 @@ def start(recipe: Recipe, out: Path) -> str | None:
     check_new(out)
     build.check_sampling(recipe.process, recipe.sample)
     build.objective(recipe.process)
-    images, facts = read_data(recipe)
-    trainer = _trainer(recipe, facts)
+    autoencoder = build.autoencoder(recipe, build.device(recipe.train.device))
+    images, facts = read_data(recipe, autoencoder)
+    trainer = _trainer(recipe, facts, autoencoder)
     learned, _ = split(images, recipe)
     run = create(out, recipe)
     run.append({"event": "start", "step": 0, "data": facts})
@@ -66,7 +73,7 @@ def start(recipe: Recipe, out: Path) -> str | None:
         run.append({"event": "data", "step": 0, "note": note})
         tqdm.write(note)
     with run.alone():
-        return _train(run, trainer, learned, facts)
+        return _train(run, trainer, learned, facts, autoencoder)
 
 
 def resume(folder: Path, limits: dict[str, Any]) -> str | None:
@@ -82,10 +89,13 @@ def _go_on(run: Run, limits: dict[str, Any]) -> str | None:
     recipe = dataclasses.replace(run.recipe, train=dataclasses.replace(run.recipe.train, **limits))
     folder, run = run.folder, Run(run.folder, recipe)
     found = checkpoint.open_checkpoint(checkpoint.latest(folder)) if checkpoint.steps(folder) else None
-    images, facts = read_data(run.recipe)
+    autoencoder = build.autoencoder(run.recipe, build.device(run.recipe.train.device))
+    if found:
+        check_autoencoder(run, autoencoder, found.about)
+    images, facts = read_data(run.recipe, autoencoder)
     if found and found.about["fingerprint"] != facts["fingerprint"]:
         raise UserError(f"data {facts['source']!r} changed since the run began: a resumed run needs the same images")
-    trainer = _trainer(run.recipe, facts)
+    trainer = _trainer(run.recipe, facts, autoencoder)
     if found:
         if found.step > recipe.train.steps:
             raise UserError(f"--train.steps {recipe.train.steps}: run {folder} is at step {found.step:,} already")
@@ -100,16 +110,17 @@ def _go_on(run: Run, limits: dict[str, Any]) -> str | None:
     note = f"resumed at step {trainer.step}" + (f"; {dropped} later log records are made anew" if dropped else "")
     run.append({"event": "resume", "step": trainer.step, "note": note})
     tqdm.write(note)
-    return _train(run, trainer, split(images, run.recipe)[0], facts)
+    return _train(run, trainer, split(images, run.recipe)[0], facts, autoencoder)
 
 
-def _trainer(recipe: Recipe, facts: dict[str, Any]) -> Trainer:
+def _trainer(recipe: Recipe, facts: dict[str, Any], autoencoder: Autoencoder) -> Trainer:
     where = build.device(recipe.train.device)
     net = build.network(recipe.model, recipe.process, facts).to(where)
-    return Trainer(build.denoiser(recipe, net), build.objective(recipe.process), recipe.train, seed=recipe.seed)
+    denoiser, objective = build.denoiser(recipe, net), build.objective(recipe.process)
+    return Trainer(denoiser, objective, recipe.train, seed=recipe.seed, encode=build.encode(recipe, autoencoder))
 
 
-def _train(run: Run, trainer: Trainer, images: Images, facts: dict[str, Any]) -> str | None:
+def _train(run: Run, trainer: Trainer, images: Images, facts: dict[str, Any], autoencoder: Autoencoder) -> str | None:
     recipe = run.recipe
     settings = recipe.train
 
@@ -130,7 +141,7 @@ def _train(run: Run, trainer: Trainer, images: Images, facts: dict[str, Any]) ->
 
     hooks = [Hook(settings.checkpoint_every, save)]
     if settings.sample_every:
-        hooks.append(Hook(settings.sample_every, lambda trainer: draw_grid(run, trainer, facts)))
+        hooks.append(Hook(settings.sample_every, lambda trainer: draw_grid(run, trainer, facts, autoencoder)))
     _log_skipped(run, trainer.step, images)
     with stop_on_signals(trainer):
         with _logging(run) as log, contextlib.closing(prefetch(make, trainer.step)) as batches:
@@ -138,7 +149,7 @@ def _train(run: Run, trainer: Trainer, images: Images, facts: dict[str, Any]) ->
         save(trainer)
         _log_skipped(run, trainer.step, images)
         if settings.sample_every and not trainer.stopping:
-            draw_grid(run, trainer, facts)
+            draw_grid(run, trainer, facts, autoencoder)
     return trainer.stopping
 
 
@@ -150,10 +161,10 @@ def _log_skipped(run: Run, step: int, images: Images) -> None:
             run.append({"event": "skipped", "step": step, "image": name, "reason": reason})
 
 
-def draw_grid(run: Run, trainer: Trainer, facts: dict[str, Any]) -> None:
+def draw_grid(run: Run, trainer: Trainer, facts: dict[str, Any], autoencoder: Autoencoder) -> None:
     """Samples of the moving average at this step, the same seeds and classes each time: samples/step-NNNNNNN.png."""
     denoiser = dataclasses.replace(trainer.denoiser, net=trainer.ema.net)
-    model = Model(run, trainer.step, facts, denoiser, trainer.device)
+    model = Model(run, trainer.step, facts, denoiser, autoencoder, trainer.device)
     columns = min(len(model.classes), 10) or GRID_ROWS
     labels = model.labels(columns * GRID_ROWS)
     images = model.draw(range(columns * GRID_ROWS), labels, run.recipe.sample)

@@ -52,9 +52,10 @@ def nearest(queries: Tensor, references: Tensor, k: int = 1, *, progress: bool =
 class CopyReport:
     """Distances of samples to their nearest training images, beside those of held-out images.
 
-    copies: rows of the samples that count as copies. false_alarms: the fraction of held-out images, which cannot be
+    copies: rows of the samples that count as copies. false_alarms: the fraction of held-out images, which are no
     copies, that the same rule would call so. quantiles: levels of the two distance columns. distance_threshold,
     ratio_threshold: a copy lies below both. distances, rows: (S, k) of each sample, for drawing pairs. ratios: (S,).
+    nearest_heldout: (H,), the distance of each held-out image to its nearest training image.
     """
 
     samples: int
@@ -70,6 +71,16 @@ class CopyReport:
     distances: Tensor
     rows: Tensor
     ratios: Tensor
+    nearest_heldout: Tensor
+
+    @property
+    def rule(self) -> str:
+        """What counts as a copy, to follow "a sample counts as a copy if it is"."""
+        return (
+            f"nearer to a training image than {self.distance_threshold:.3g}, and than {self.ratio_threshold:.2g} "
+            f"of the mean distance of its {NEIGHBOURHOOD} nearest; of the held-out images, which cannot be copies, "
+            f"{100 * self.false_alarms:.1f}% are"
+        )
 
     def most_alike(self, count: int) -> Tensor:
         """Rows of the ``count`` samples that look most like copies, the most alike first."""
@@ -92,8 +103,9 @@ def copy_report(
     - nearer than it is for all but 1% of the held-out images, and
     - nearer, in proportion to the mean distance of its 50 nearest (the scale of the place: digits of one class lie
       close together, and a bland sample lies close to many), than a third of what that is for a middling held-out
-      image, and than for all but 1% of them; an exact copy counts always.
-    The 1% leaves room for real images that are in the data twice. pairs: neighbours kept for pictures.
+      image, and than for all but 1% of them.
+    Held-out images that equal a training image (data often holds an image twice) are left out of the calibration,
+    and the 1% leaves room for near-duplicates. pairs: neighbours kept for pictures.
     Raises UserError on other types or sizes, on fewer than 20 held-out or 2 training images, or when most
     held-out images are among the training images.
     """
@@ -113,8 +125,9 @@ def copy_report(
         )
     distances, rows = nearest(samples, training, k, progress=progress)
     real_ratio, ratio = _ratio(real), _ratio(distances)
-    distance_threshold = _quantile(real[:, 0], 0.01)
-    ratio_threshold = min(real_ratio.median().item() / 3, _quantile(real_ratio, 0.01))
+    apart = real[:, 0] > 0
+    distance_threshold = _quantile(real[apart, 0], 0.01)
+    ratio_threshold = min(real_ratio[apart].median().item() / 3, _quantile(real_ratio[apart], 0.01))
     levels = torch.tensor(QUANTILES)
     return CopyReport(
         samples=len(samples),
@@ -130,6 +143,7 @@ def copy_report(
         distances=distances[:, :pairs],
         rows=rows[:, :pairs],
         ratios=ratio,
+        nearest_heldout=real[:, 0],
     )
 
 
@@ -140,8 +154,7 @@ def _ratio(distances: Tensor) -> Tensor:
 
 
 def _below(distances: Tensor, ratio: Tensor, distance_threshold: float, ratio_threshold: float) -> Tensor:
-    exact = distances[:, 0] == 0
-    return exact | ((distances[:, 0] < distance_threshold) & (ratio < ratio_threshold))
+    return (distances[:, 0] < distance_threshold) & (ratio < ratio_threshold)
 
 
 def _quantile(values: Tensor, level: float) -> float:

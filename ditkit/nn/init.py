@@ -41,6 +41,7 @@ WEIGHTS: dict[type[nn.Module], Fill] = {
     nn.Conv2d: xavier,
     nn.Embedding: normal,
     nn.LayerNorm: ones,
+    nn.GroupNorm: ones,
     ZeroLinear: zeros,
 }
 

@@ -28,6 +28,8 @@ from ditkit.train.optim import adamw, learning_rate, update
 from ditkit.train.settings import TrainSettings
 
 Objective = Callable[[Denoiser, Tensor, Draws], Loss]
+Encode = Callable[[Tensor, int], Tensor]
+"""Pixels (B, C, H, W) on the trainer's device and the step to latents (B, c, h, w) on it."""
 
 
 @dataclasses.dataclass
@@ -41,12 +43,21 @@ class Hook:
 class Trainer:
     """A network in training: its moving average, its optimiser, how far it has come."""
 
-    def __init__(self, denoiser: Denoiser, objective: Objective, settings: TrainSettings, *, seed: int) -> None:
-        """denoiser: holds the network to train, already on its device."""
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        objective: Objective,
+        settings: TrainSettings,
+        *,
+        seed: int,
+        encode: Encode | None = None,
+    ) -> None:
+        """denoiser: holds the network to train, already on its device. encode: to latent space; None: pixel space."""
         self.denoiser, self.objective, self.settings, self.seed = denoiser, objective, settings, seed
         net = denoiser.net
         assert isinstance(net, nn.Module)
         self.net: nn.Module = net
+        self.encode = encode
         self.device = next(net.parameters()).device
         self.ema = EMA(net)
         self.optimizer = adamw(net, settings)
@@ -95,6 +106,8 @@ class Trainer:
     def one_step(self, denoiser: Denoiser, x0: Tensor, condition: Condition) -> tuple[dict[str, Tensor], Tensor]:
         """One optimiser step on a batch; the parts of the loss (detached) and the gradient's norm, each ()."""
         s = self.settings
+        if self.encode:
+            x0 = self.encode(x0.to(self.device), self.step)
         draws, dropped = draw(self.seed, self.step, x0, denoiser, s.label_dropout)
         rows = torch.arange(len(x0)).chunk(s.accumulate)
         totals: dict[str, Tensor] = {}

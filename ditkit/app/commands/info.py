@@ -51,11 +51,12 @@ def _run(folder: Path, step: Path | None, show_recipe: bool) -> int:
     found = checkpoint.open_checkpoint(step or checkpoint.latest(folder))
     facts = found.about
     net = build.network(run.recipe.model, run.recipe.process, facts)
-    height, width = facts["input_size"]
+    channels, height, width = facts["image_shape"]
     names = facts["classes"]
     rows: dict[str, Any] = {"run": folder, "checkpoint": found.folder.name, "step": f"{found.step:,}"}
     rows |= {"trained for": f"{facts['seconds'] / 60:.1f} min"}
-    rows |= {"data": f"{facts['source']} ({facts['images']:,} images of {height}x{width}x{facts['channels']})"}
+    rows |= {"data": f"{facts['source']} ({facts['images']:,} images of {height}x{width}x{channels})"}
+    rows |= {"diffused in": facts["autoencoder"]}
     rows |= {
         "classes": f"{len(names)} ({', '.join(names[:10])}{', ...' if len(names) > 10 else ''})" if names else "none"
     }

@@ -1,0 +1,142 @@
+"""Frozen autoencoders from the files in which they are published."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ditkit.base.errors import UserError
+from ditkit.base.registry import members
+from ditkit.convert.autoencoder_layout import AutoencoderLayout, arguments
+from ditkit.convert.files import read_state
+from ditkit.convert.layout import State
+from ditkit.encoders.autoencoder import Autoencoder, AutoencoderKL, Identity
+
+CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+SCALE_OF_SD = 0.18215
+"""Stable Diffusion 1 and 2 (Rombach et al. 2022); what diffusers assumes where a config.json does not say."""
+
+EXPECTED: dict[str, Any] = {
+    "_class_name": "AutoencoderKL",
+    "act_fn": "silu",
+    "mid_block_add_attention": True,
+    "latents_mean": None,
+    "latents_std": None,
+}
+"""What a config.json may say, or leave out, for ``AutoencoderKL`` to be its network."""
+
+
+def load_autoencoder(
+    spec: str | Path | None,
+    *,
+    scale: float | None = None,
+    shift: float | None = None,
+    device: torch.device | str = "cpu",
+) -> Autoencoder:
+    """The autoencoder of a file or folder, frozen; pixel space for None.
+
+    spec: a folder with config.json and diffusion_pytorch_model.safetensors, or a file of weights in any known layout,
+    whose config.json may lie beside it. scale, shift: win over those of config.json.
+    Raises UserError for files that are missing, cut short or of something else, and when nothing says the scale.
+    """
+    if spec is None:
+        return Identity()
+    weights, config = _files(Path(spec))
+    said = _read_config(config) if config else {}
+    net = build_autoencoder(
+        read_state(weights),
+        weights,
+        groups=said.get("norm_num_groups", 32),
+        scale=said.get("scaling_factor") if scale is None else scale,
+        shift=(said.get("shift_factor") or 0.0) if shift is None else shift,
+    )
+    return net.to(device)
+
+
+def build_autoencoder(
+    state: State, origin: object, *, groups: int = 32, scale: float | None = None, shift: float = 0.0
+) -> AutoencoderKL:
+    """The frozen network of a state dict of any known layout, float32.
+
+    origin: what errors call it. scale: None is 0.18215 for 4 latent channels, else a UserError. Raises UserError for an
+    unknown layout and for weights that do not fit together.
+    """
+    try:
+        ours = recognise(state).to_ditkit(state)
+        known = arguments(ours)
+        with torch.device("meta"):
+            net = AutoencoderKL(**known, groups=groups, scale=scale or _usual_scale(known), shift=shift)
+        _check_fit(net, ours)
+    except UserError as error:
+        raise UserError(f"autoencoder {origin}: {error}") from None
+    net.load_state_dict({name: value.float() for name, value in ours.items()}, assign=True)
+    return net.eval().requires_grad_(False)
+
+
+def recognise(state: State) -> type[AutoencoderLayout]:
+    """The layout whose marks are all among the keys; UserError that names a few keys when there is none."""
+    known = members("ditkit.convert", _is_layout)
+    for layout in known.values():
+        if all(mark in state for mark in layout.marks):
+            return layout
+    few = ", ".join(sorted(state)[:3]) or "none at all"
+    raise UserError(f"not an autoencoder of a known layout (keys: {few} ...): expected {' or '.join(sorted(known))}")
+
+
+def _is_layout(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, AutoencoderLayout) and value is not AutoencoderLayout
+
+
+def _usual_scale(known: Mapping[str, Any]) -> float:
+    if known["latent_channels"] != 4:
+        raise UserError(
+            f"nothing says the scale of its {known['latent_channels']} latent channels: "
+            f"put its {CONFIG} (scaling_factor, shift_factor) beside the weights"
+        )
+    return SCALE_OF_SD
+
+
+def _files(spec: Path) -> tuple[Path, Path | None]:
+    """The weights' file and the config's (None: there is none). UserError that says which file belongs where."""
+    if spec.is_dir():
+        for name in (CONFIG, WEIGHTS):
+            if not (spec / name).is_file():
+                inside = f"; {spec / 'vae'} looks like it" if (spec / "vae" / CONFIG).is_file() else ""
+                raise UserError(f"autoencoder {spec} lacks {name}: put the published {name} into this folder{inside}")
+        return spec / WEIGHTS, spec / CONFIG
+    if not spec.exists():
+        raise UserError(
+            f"autoencoder {spec} does not exist: put a folder with {CONFIG} and {WEIGHTS} (such as a copy of "
+            f"stabilityai/sd-vae-ft-ema) there, or set --data.autoencoder to such a folder, or to a file of weights"
+        )
+    beside = spec.parent / CONFIG
+    return spec, beside if beside.is_file() else None
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError(f"a {type(config).__name__}, not an object")
+    except (OSError, ValueError) as error:
+        raise UserError(f"autoencoder config {path} cannot be read ({error}): copy it anew") from None
+    for key, expected in EXPECTED.items():
+        if config.get(key, expected) != expected:
+            raise UserError(
+                f"autoencoder config {path} says {key} {config[key]!r}: expected {expected!r}, as in an AutoencoderKL"
+            )
+    return {"scaling_factor": SCALE_OF_SD} | config
+
+
+def _check_fit(net: AutoencoderKL, state: State) -> None:
+    own = net.state_dict()
+    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    odd = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
+    if missing or extra:
+        raise UserError(f"weight {(missing or extra)[0]} is {'missing' if missing else 'one too many'}: copy it anew")
+    if odd:
+        raise UserError(f"weight {odd[0]} has shape {tuple(state[odd[0]].shape)}, expected {tuple(own[odd[0]].shape)}")

@@ -1,0 +1,204 @@
+"""Pixels to latents and back, with the statistics that belong to them; the identity for diffusion in pixel space.
+
+Rombach et al. 2022, section 3.1: a diffusion model learns in the latent space of a frozen autoencoder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ditkit.base import rng
+from ditkit.base.errors import UserError
+from ditkit.encoders.autoencoder_blocks import Decoder, Encoder
+from ditkit.nn.init import initialise
+from ditkit.process.gaussian import normal_kl, standard_normal_log_density
+
+Shape = tuple[int, int, int]
+"""Channels, height, width."""
+
+PIXELS_AT_ONCE = 2**20
+"""Larger batches are encoded in parts of so many pixels (16 images of 256x256), to bound the memory that it takes."""
+
+
+class Autoencoder(Protocol):
+    """What diffusion needs of an autoencoder; it is frozen, and has a device of its own."""
+
+    @property
+    def identity(self) -> str:
+        """What the latents depend on (kind, scale, shift, hash of the weights) in one line: latents of two
+        autoencoders belong together where their identities are equal."""
+        ...
+
+    def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Pixels (B, C, H, W) float32 in [-1, 1] to normalised latents (B, c, h, w) float32.
+
+        noise: standard normal (B, c, h, w) that draws from the posterior; None gives its mode.
+        """
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Normalised latents (B, c, h, w) to pixels (B, C, H, W) float32, about in [-1, 1]."""
+        ...
+
+    def latent_shape(self, shape: Shape) -> Shape:
+        """(c, h, w) of the latents of images (C, H, W). UserError for images that it cannot encode."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """Pixel space: the latents are the pixels."""
+
+    identity: str = "pixels"
+
+    def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The pixels; they have no posterior to draw from."""
+        return pixels
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The latents."""
+        return latents
+
+    def latent_shape(self, shape: Shape) -> Shape:
+        """The images' own."""
+        return shape
+
+
+@dataclasses.dataclass(frozen=True)
+class Posterior:
+    """The diagonal Gaussian q(z | x) over latents before normalisation.
+
+    mean, log_var: (B, c, h, w). Kingma & Welling 2014; Rombach et al. 2022, appendix G.
+    """
+
+    mean: Tensor
+    log_var: Tensor
+
+    @classmethod
+    def of(cls, moments: Tensor) -> Posterior:
+        """From the encoder's output (B, 2c, h, w): means, then log variances, which are clamped to [-30, 20]."""
+        mean, log_var = moments.chunk(2, dim=1)
+        return cls(mean, log_var.clamp(-30.0, 20.0))
+
+    @property
+    def std(self) -> Tensor:
+        """The standard deviation, (B, c, h, w)."""
+        return torch.exp(0.5 * self.log_var)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """mean + std noise, (B, c, h, w); noise: standard normal of that shape."""
+        return self.mean + self.std * noise
+
+    def kl(self) -> Tensor:
+        """KL(q || N(0, I)) in nats, summed over a sample's latents, (B,)."""
+        zero = torch.zeros_like(self.mean)
+        return normal_kl(self.mean, self.log_var, zero, zero).sum(dim=(1, 2, 3))
+
+    def nll(self, z: Tensor) -> Tensor:
+        """-log q(z) in nats, summed over a sample's latents, (B,)."""
+        log_density = standard_normal_log_density((z - self.mean) / self.std) - 0.5 * self.log_var
+        return -log_density.sum(dim=(1, 2, 3))
+
+
+class AutoencoderKL(nn.Module):
+    """The KL-regularised autoencoder of latent diffusion (Rombach et al. 2022); SD 1 and 2, SDXL, SD 3 and Flux use it.
+
+    widths: of the stages, from full resolution down; each but the last halves height and width.
+    blocks: residual blocks per stage. channels, latent_channels: of pixels and latents. groups: of the norms.
+    quant_conv: a 1x1 convolution after the encoder and one before the decoder (SD 3 and Flux have none).
+    scale, shift: the latents are (z - shift) scale, which gives them about unit variance.
+    seed: of the initial weights. Raises UserError for widths that the groups do not divide.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (128, 256, 512, 512),
+        blocks: int = 2,
+        channels: int = 3,
+        latent_channels: int = 4,
+        groups: int = 32,
+        quant_conv: bool = True,
+        *,
+        scale: float = 0.18215,
+        shift: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.channels, self.latent_channels = channels, latent_channels
+        self.factor = 2 ** (len(widths) - 1)
+        self.scale, self.shift = scale, shift
+        device = torch.empty(0).device
+        with torch.device("meta"):  # so that nothing is drawn before initialise() draws it, once
+            self.encoder = Encoder(channels, 2 * latent_channels, widths, blocks, groups)
+            self.decoder = Decoder(channels, latent_channels, widths, blocks, groups)
+            self.quant_conv = nn.Conv2d(2 * latent_channels, 2 * latent_channels, 1) if quant_conv else nn.Identity()
+            self.post_quant_conv = nn.Conv2d(latent_channels, latent_channels, 1) if quant_conv else nn.Identity()
+        self.to_empty(device=device)
+        initialise(self, seed)
+
+    @property
+    def identity(self) -> str:
+        """See ``Autoencoder``."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.state_dict().items()):
+            digest.update(f"{name} {tuple(value.shape)} ".encode())
+            digest.update(value.float().contiguous().cpu().numpy().data)
+        statistics = f"scale {self.scale:g} shift {self.shift:g}"
+        return f"kl-f{self.factor}c{self.latent_channels} {statistics} sha256 {digest.hexdigest()[:16]}"
+
+    def latent_shape(self, shape: Shape) -> Shape:
+        """See ``Autoencoder``."""
+        channels, height, width = shape
+        if channels != self.channels:
+            raise UserError(
+                f"the images have {channels} channels, the autoencoder takes {self.channels}: "
+                f"set --data.channels {self.channels}"
+            )
+        if height % self.factor or width % self.factor:
+            near = [max(1, round(side / self.factor)) * self.factor for side in (height, width)]
+            raise UserError(
+                f"images of {height}x{width} are not divisible by the autoencoder's factor {self.factor}: "
+                f"set --data.size to a multiple, such as {near[0]} {near[1]}"
+            )
+        return self.latent_channels, height // self.factor, width // self.factor
+
+    def posterior(self, pixels: Tensor) -> Posterior:
+        """q(z | x) of pixels (B, C, H, W), before normalisation."""
+        return Posterior.of(self.moments(pixels))
+
+    def moments(self, pixels: Tensor) -> Tensor:
+        """Means and log variances (B, 2c, h, w) of pixels (B, C, H, W), before normalisation."""
+        return self.quant_conv(self.encoder(pixels))
+
+    def reconstruct(self, z: Tensor) -> Tensor:
+        """Pixels (B, C, H, W) of latents (B, c, h, w) that are not normalised."""
+        return self.decoder(self.post_quant_conv(z))
+
+    def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
+        """See ``Autoencoder``."""
+        rows = max(1, PIXELS_AT_ONCE // pixels[0, 0].numel())
+        posteriors = [self.posterior(part) for part in pixels.split(rows)]
+        if noise is None:
+            z = torch.cat([posterior.mean for posterior in posteriors])
+        else:
+            z = torch.cat([q.sample(part) for q, part in zip(posteriors, noise.split(rows), strict=True)])
+        return (z - self.shift) * self.scale
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """See ``Autoencoder``. One image at a time: the same to the bit whatever the batch, in little memory."""
+        z = latents / self.scale + self.shift
+        return torch.cat([self.reconstruct(row) for row in z.split(1)])
+
+
+def encode_keyed(autoencoder: Autoencoder, pixels: Tensor, seed: int, step: int) -> Tensor:
+    """Latents of a training batch (B, C, H, W), drawn from the posterior with the noise of (seed, step)."""
+    channels, height, width = pixels.shape[1:]
+    shape = (len(pixels), *autoencoder.latent_shape((channels, height, width)))
+    noise = torch.randn(shape, generator=rng.generator(seed, "posterior", step))
+    return autoencoder.encode(pixels, noise.to(pixels.device))
