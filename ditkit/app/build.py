@@ -48,6 +48,25 @@ def _called_with(*names: str) -> Callable[[Any], bool]:
     return accept
 
 
+KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "path": ("ditkit.process.path", _buildable(Path)),
+    "prediction": ("ditkit.process.prediction", _buildable(Prediction)),
+    "objective": ("ditkit.objectives", _called_with("denoiser", "x0", "draws")),
+    "solver": ("ditkit.solvers", _called_with("denoise", "x", "ts")),
+    "backbone": ("ditkit.backbones", lambda value: hasattr(value, "presets")),
+}
+"""Where the methods of each kind stand, and how one is told from its neighbours."""
+
+
+def known(kind: str) -> dict[str, Any]:
+    """The methods of a kind (see KINDS) by name."""
+    return registry.members(*KINDS[kind])
+
+
+def _find(kind: str, name: str) -> Any:
+    return registry.find(kind, *KINDS[kind], name)
+
+
 def _options(kind: str, name: str, method: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """The given options in the types that the method declares; UserError for one that is unknown or does not fit."""
     registry.check_options(kind, name, method, dict(given))
@@ -68,7 +87,7 @@ def _options(kind: str, name: str, method: Callable[..., Any], given: Mapping[st
 
 def path(process: Process) -> Path:
     """The path that the recipe names."""
-    kind = registry.find("path", "ditkit.process.path", _buildable(Path), process.path)
+    kind = _find("path", process.path)
     given = _options("path", process.path, kind, process.path_options)
     try:
         return kind(**given)
@@ -81,13 +100,12 @@ def path(process: Process) -> Path:
 
 def prediction(process: Process) -> Prediction:
     """The row that the recipe names."""
-    return registry.find("prediction", "ditkit.process.prediction", _buildable(Prediction), process.prediction)()
+    return _find("prediction", process.prediction)()
 
 
 def objective(process: Process) -> Objective:
     """The objective that the recipe names, its options bound."""
-    accept = _called_with("denoiser", "x0", "draws")
-    function = registry.find("objective", "ditkit.objectives", accept, process.objective)
+    function = _find("objective", process.objective)
     given = _options("objective", process.objective, function, process.objective_options)
     if process.objective == "hybrid" and not process.learned_variance:
         raise UserError("objective hybrid teaches a learned variance: add --process.learned-variance, or use simple")
@@ -96,7 +114,7 @@ def objective(process: Process) -> Objective:
 
 def solver(sampling: Sampling) -> Solver:
     """The solver that the settings name, its options bound."""
-    function = registry.find("solver", "ditkit.solvers", _called_with("denoise", "x", "ts"), sampling.solver)
+    function = _find("solver", sampling.solver)
     return functools.partial(function, **_options("solver", sampling.solver, function, sampling.solver_options))
 
 
@@ -135,7 +153,7 @@ def guide(sampling: Sampling, conditional: bool) -> Guide:
 
 def network(model: Model, process: Process, facts: Mapping[str, Any]) -> nn.Module:
     """The network for data of these facts: input_size (H, W), channels, and classes (a list of names, or empty)."""
-    kind = registry.find("backbone", "ditkit.backbones", lambda v: hasattr(v, "presets"), model.backbone)
+    kind = _find("backbone", model.backbone)
     presets = kind.presets()
     if model.preset is not None and model.preset not in presets:
         raise unknown("preset", model.preset, presets)
