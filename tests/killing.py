@@ -1,8 +1,8 @@
-"""A process that runs commands in children and kills them: ``python -m tests.killing`` with a JSON list of trials.
+"""A process that runs commands in children and kills them: ``python -m tests.killing``, a trial (JSON) a line.
 
-Each trial: args, and when the child gets its signal: ``after`` seconds, or ``at`` a call, [function, count]. A fresh
-process forks the children, so that torch is imported once and not by a process that has threads. Prints the exit codes
-(negative for a signal) and what was said, as JSON.
+A trial: args, and when the child gets its signal: ``after`` seconds, or ``at`` a call, [function, count]. A fresh
+process forks the children, so that torch is imported once and not by a process that has threads. Answers each
+with a line: the exit code (negative for a signal) and what was said.
 """
 
 from __future__ import annotations
@@ -16,9 +16,13 @@ import tempfile
 import threading
 from typing import Any
 
+import torch
+
 import ditkit.app.commands.train
 import ditkit.app.training  # noqa: F401  (what the children need is imported before they are made)
 from ditkit.app.cli import main
+from ditkit.train.optim import adamw, update
+from ditkit.train.settings import TrainSettings
 
 
 def kill_at(function: str, count: int, number: int) -> None:
@@ -69,5 +73,14 @@ def run(trial: dict[str, Any]) -> dict[str, Any]:
         return {"code": os.waitstatus_to_exitcode(status), "err": err.read().decode()}
 
 
+def warm_up() -> None:
+    """Takes one optimiser step, so that what torch imports at the first one is not imported by every child."""
+    net = torch.nn.Linear(1, 1)
+    net(torch.ones(1, 1)).sum().backward()
+    update(adamw(net, TrainSettings()), 1e-3, clip=1.0)
+
+
 if __name__ == "__main__":
-    print(json.dumps([run(trial) for trial in json.load(sys.stdin)]))
+    warm_up()
+    for line in sys.stdin:
+        print(json.dumps(run(json.loads(line))), flush=True)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,25 @@ import pytest
 from ditkit.train import checkpoint
 from tests.running import TINY, assert_same_tensors, ditkit, environment, losses, made, root, train, weights
 
+Trial = Callable[..., dict[str, Any]]
 
-def trials(*listed: dict[str, Any]) -> list[dict[str, Any]]:
-    """The outcomes of commands that are killed (see tests/killing.py)."""
-    text = json.dumps([{**trial, "args": [str(arg) for arg in trial["args"]]} for trial in listed])
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.killing"],
-        input=text, capture_output=True, text=True, cwd=root(), env=environment(), timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+
+@pytest.fixture(scope="module")
+def trial() -> Iterator[Trial]:
+    """trial(args, at=..., after=..., signal=...): the outcome of a command that is killed (see tests/killing.py)."""
+    command = [sys.executable, "-m", "tests.killing"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root(), env=environment()
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+
+        def ask(args: list[Any], **when: Any) -> dict[str, Any]:
+            print(json.dumps({"args": [str(arg) for arg in args], **when}), file=process.stdin, flush=True)
+            return json.loads(process.stdout.readline())
+
+        yield ask
+        process.stdin.close()
 
 
 def leftovers(run: Path) -> list[Path]:
@@ -33,34 +43,34 @@ def leftovers(run: Path) -> list[Path]:
     return sorted(run.rglob(".*"))
 
 
-LONG = ["--train.steps", 60, "--train.checkpoint-every", 5, "--train.log-every", 4, "--data.flip"]
+LONG = ["--train.steps", 40, "--train.checkpoint-every", 5, "--train.log-every", 4, "--data.flip"]
 
 
-def test_killed_many_times_equals_uninterrupted(pets: Path, tmp_path: Path) -> None:
+def test_killed_many_times_equals_uninterrupted(trial: Trial, pets: Path, tmp_path: Path) -> None:
     made(train(pets, tmp_path / "whole", *LONG))
     killed = tmp_path / "killed"
     start = ["train", "--data", pets, "--out", killed, *TINY, *LONG]
     go_on = ["train", "--resume", killed]
     delays = random.Random(0)
-    outcomes = trials(
-        {"args": start, "at": ["ditkit.train.checkpoint.save_file", 2]},  # in the middle of the first checkpoint
-        {"args": go_on, "at": ["os.replace", 2]},  # whole, but without its name yet
-        {"args": go_on, "at": ["ditkit.train.trainer.update", 13]},  # between checkpoints and records
-        {"args": go_on, "at": ["shutil.rmtree", 2]},  # while an old checkpoint is removed
-        *({"args": go_on, "after": delays.uniform(0.05, 0.4)} for _ in range(4)),
-    )
-    assert [o["code"] for o in outcomes[:4]] == [-signal.SIGKILL] * 4, outcomes
-    assert {o["code"] for o in outcomes[4:]} <= {-signal.SIGKILL, 0}
+    outcomes = [
+        trial(start, at=["ditkit.train.checkpoint.save_file", 2]),  # in the middle of the first checkpoint
+        trial(go_on, at=["os.replace", 2]),  # whole, but without its name yet
+        trial(go_on, at=["ditkit.train.trainer.update", 13]),  # between checkpoints and records
+        trial(go_on, at=["shutil.rmtree", 2]),  # while an old checkpoint is removed
+    ]
+    assert [o["code"] for o in outcomes] == [-signal.SIGKILL] * 4, outcomes
+    outcomes = [trial(go_on, after=delays.uniform(0.05, 0.4)) for _ in range(4)]
+    assert {o["code"] for o in outcomes} <= {-signal.SIGKILL, 0}, outcomes
     made(ditkit("train", "--resume", killed))
     assert_same_tensors(weights(tmp_path / "whole"), weights(killed))
     assert losses(killed) == losses(tmp_path / "whole")
-    assert [step for step, *_ in losses(killed)] == list(range(4, 61, 4))
+    assert [step for step, *_ in losses(killed)] == list(range(4, 41, 4))
     assert not leftovers(killed)
 
 
-def test_half_written_checkpoint_is_none_and_is_cleared(pets: Path, tmp_path: Path) -> None:
+def test_half_written_checkpoint_is_none_and_is_cleared(trial: Trial, pets: Path, tmp_path: Path) -> None:
     start = ["train", "--data", pets, "--out", tmp_path / "r", *TINY]
-    (outcome,) = trials({"args": start, "at": ["ditkit.train.checkpoint.save_file", 7]})
+    outcome = trial(start, at=["ditkit.train.checkpoint.save_file", 7])
     assert outcome["code"] == -signal.SIGKILL
     assert [p.name for p in checkpoint.steps(tmp_path / "r")] == ["step-0000002"]
     assert leftovers(tmp_path / "r")
@@ -70,24 +80,22 @@ def test_half_written_checkpoint_is_none_and_is_cleared(pets: Path, tmp_path: Pa
     assert not leftovers(tmp_path / "r")
 
 
-def test_killed_before_the_first_checkpoint_begins_anew(pets: Path, tmp_path: Path) -> None:
+def test_killed_before_the_first_checkpoint_begins_anew(trial: Trial, pets: Path, tmp_path: Path) -> None:
     made(train(pets, tmp_path / "whole"))
     start = ["train", "--data", pets, "--out", tmp_path / "r", *TINY]
-    trials({"args": start, "at": ["ditkit.train.trainer.update", 2]})
+    trial(start, at=["ditkit.train.trainer.update", 2])
     made(ditkit("train", "--resume", tmp_path / "r"))
     assert losses(tmp_path / "r") == losses(tmp_path / "whole")
     assert_same_tensors(weights(tmp_path / "r"), weights(tmp_path / "whole"))
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_signals_stop_after_the_step_with_a_checkpoint(name: str, pets: Path, tmp_path: Path) -> None:
+def test_signals_stop_after_the_step_with_a_checkpoint(trial: Trial, name: str, pets: Path, tmp_path: Path) -> None:
     made(train(pets, tmp_path / "whole", *LONG))
     run = tmp_path / "stopped"
     start = ["train", "--data", pets, "--out", run, *TINY, *LONG]
-    during, saving = trials(
-        {"args": start, "at": ["ditkit.train.trainer.update", 7], "signal": name},
-        {"args": ["train", "--resume", run], "at": ["ditkit.train.checkpoint.save_file", 6], "signal": name},
-    )
+    during = trial(start, at=["ditkit.train.trainer.update", 7], signal=name)
+    saving = trial(["train", "--resume", run], at=["ditkit.train.checkpoint.save_file", 6], signal=name)
     assert during["code"] == saving["code"] == 130, (during, saving)
     assert f"stopped by {name}" in during["err"]
     assert f"ditkit train --resume {run}" in during["err"]
