@@ -36,6 +36,10 @@ TINY = [word for key, value in _SETTINGS.items() for word in (f"--{key}", str(va
 """A model and a training that take milliseconds."""
 
 
+CALM = ["--process.path", "cosine", "--process.prediction", "v"]
+"""Parts with which samples of a model that has learned nothing are grey, not black and white."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Said:
     """What a command printed, and its exit code. err: the lines that are no progress bars."""
@@ -97,8 +101,8 @@ def assert_same_tensors(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) 
 
 @pytest.fixture(scope="session")
 def pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 40 grey images, 8x8, of the classes cat and dog."""
-    names = [f"{kind}/{i:02d}.png" for kind in ("cat", "dog") for i in range(20)]
+    """A folder of 120 grey images, 8x8, of the classes cat and dog."""
+    names = [f"{kind}/{i:02d}.png" for kind in ("cat", "dog") for i in range(60)]
     return draw_images(tmp_path_factory.mktemp("pets"), names)
 
 
@@ -112,7 +116,7 @@ def loose(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(pets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained run with classes. Not to be changed: copy it for that."""
     folder = tmp_path_factory.mktemp("runs") / "pets"
-    made(train(pets, folder, "--data.heldout", 0.2))
+    made(train(pets, folder, "--data.heldout", 0.2, *CALM))
     return folder
 
 
@@ -120,7 +124,7 @@ def run(pets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def unconditional(loose: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained run without classes. Not to be changed."""
     folder = tmp_path_factory.mktemp("runs") / "loose"
-    made(train(loose, folder))
+    made(train(loose, folder, *CALM))
     return folder
 
 

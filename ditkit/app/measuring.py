@@ -20,7 +20,7 @@ from ditkit.base.files import write_json
 from ditkit.data.images import Images, load_images
 from ditkit.data.source import open_source
 from ditkit.evaluate.classifier import Classifier, cached_classifier
-from ditkit.evaluate.copies import CopyReport, copy_report
+from ditkit.evaluate.copies import FEWEST_HELDOUT, CopyReport, copy_report
 from ditkit.evaluate.measured import Side, measure
 from ditkit.evaluate.suite import compare
 
@@ -84,12 +84,16 @@ def _labels(real: Images, model: Model, name: str) -> Tensor | None:
 
 
 def copies(model: Model, samples: Tensor) -> tuple[CopyReport, Tensor] | None:
-    """How near samples come to training images beside held-out ones, and the training images; None without held-out."""
+    """How near samples come to training images beside held-out ones, and the training images.
+
+    None where too few images were held out to tell what is near.
+    """
     recipe = model.run.recipe
     if not recipe.data.heldout:
         return None
     learned, held = split(read_data(recipe, model.autoencoder)[0], recipe)
-    assert held is not None
+    if held is None or len(held) < FEWEST_HELDOUT:
+        return None
     training = _all(learned)
     return copy_report(samples, training, _all(held)), training
 

@@ -18,6 +18,7 @@ from ditkit.app.recipe import to_yaml
 from ditkit.app.report import GuidancePoint, Metric, Neighbours, ReportData, Trajectory, write_report
 from ditkit.app.run import Model, Run, environment
 from ditkit.condition import Condition
+from ditkit.evaluate.copies import FEWEST_HELDOUT
 from ditkit.process.grid import sampling_grid
 from ditkit.sample import trajectory
 
@@ -70,7 +71,7 @@ def report(model: Model, *, command: str) -> Path:
 
 def _missing(model: Model) -> dict[str, str]:
     return {
-        "neighbours": "no images were held out (data.heldout is 0), so there is nothing to compare distances with",
+        "neighbours": f"fewer than {FEWEST_HELDOUT} images were held out: too few to compare distances with",
         "sweep": "the model is unconditional: there is nothing to guide to",
     }
 

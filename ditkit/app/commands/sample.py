@@ -90,7 +90,7 @@ def main(args: Sequence[str]) -> int:
         names = [f"{name}-class{label}" for name, label in zip(names, labels.tolist(), strict=True)]
     with atomic_folder(out.absolute()) as folder:
         for name, image in zip(names, images, strict=True):
-            grid(image[None], 1).save(folder / f"{name}.png")
+            grid(image[None], 1, background=0).save(folder / f"{name}.png")
         sheet = grid(images, _columns(options.num, len(classes or model.classes)), background=255)
         sheet.save(folder / "grid.png")
         if options.npz:
