@@ -36,7 +36,7 @@ TINY = [word for key, value in _SETTINGS.items() for word in (f"--{key}", str(va
 """A model and a training that take milliseconds."""
 
 
-CALM = ["--process.path", "cosine", "--process.prediction", "v"]
+CALM = ["--process.path", "cosine", "--process.prediction", "v", "--train.lr", "0.1", "--train.label-dropout", "0.5"]
 """Parts with which samples of a model that has learned nothing are grey, not black and white."""
 
 

@@ -177,7 +177,7 @@ def test_samples_are_equal_to_the_bit_before_they_are_rounded(run: Path, uncondi
 def test_guidance_classes_and_weights_change_the_images(run: Path, tmp_path: Path) -> None:
     seen = set()
     for i, args in enumerate(
-        [[], ["--guidance", 9], ["--classes", "dog,cat"], ["--weights", "weights"], ["--clip", "True"]]
+        [[], ["--guidance", 9], ["--classes", "dog,cat"], ["--weights", "weights"], ["--guidance", 9, "--clip", "True"]]
     ):
         how = ["--steps", 3, "--num", 2, "--guidance", 2]
         made(ditkit("sample", run, "--out", tmp_path / str(i), *how, *args))
