@@ -20,6 +20,7 @@ from tqdm import tqdm
 from ditkit.base import rng
 from ditkit.base.errors import UserError
 from ditkit.condition import Condition
+from ditkit.nn.compiled import compiled
 from ditkit.objectives.loss import Draws, Loss
 from ditkit.process.denoiser import Denoiser
 from ditkit.process.grid import uniform_density
@@ -80,8 +81,8 @@ class Trainer:
         Raises UserError where the loss or a gradient is not finite, before a hook could keep what came of it.
         """
         s = self.settings
-        denoiser = dataclasses.replace(self.denoiser, net=torch.compile(self.net)) if s.compile else self.denoiser
         self.net.train()
+        denoiser = dataclasses.replace(self.denoiser, net=compiled(self.net)) if s.compile else self.denoiser
         self.meter.start()
         start, before = time.perf_counter(), self.seconds
         with tqdm(total=s.steps, initial=self.step, unit="step", dynamic_ncols=True) as bar:
