@@ -7,11 +7,15 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
+"""Of every part of a recipe: no unknown keys, no infinite numbers; ``steps: 50`` may stand for ``steps: '50'``."""
+
 Positive = Annotated[int, Field(gt=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=STRICT)
 class TrainSettings:
     """How a network is trained."""
 
@@ -31,7 +35,7 @@ class TrainSettings:
     """Share of the training, at its end, over which the learning rate falls linearly to 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """AdamW's decoupled weight decay."""
-    betas: tuple[Probability, Probability] = (0.9, 0.999)
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
     """AdamW's decay rates of the first and second moment."""
     clip: Annotated[float, Field(gt=0)] | None = 1.0
     """Largest gradient norm; None: no clipping."""
