@@ -196,10 +196,19 @@ def encode(recipe: Recipe, autoencoder: Autoencoder) -> Encode | None:
     return lambda pixels, step: encode_keyed(autoencoder, pixels, recipe.seed, step)
 
 
-AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16}
+def autocast(precision: str, where: torch.device) -> torch.dtype | None:
+    """The dtype of matrix products that a precision means on a device; None: that of the weights."""
+    native = {"cpu": _native_on_cpu, "cuda": torch.cuda.is_bf16_supported}.get(where.type, lambda: False)
+    half = precision == "bfloat16" or (precision == "auto" and native())
+    return torch.bfloat16 if half else None
+
+
+def _native_on_cpu() -> bool:
+    capable = torch.cpu.get_capabilities()
+    return bool(capable.get("avx512_bf16") or capable.get("amx_bf16") or capable.get("bf16"))
 
 
 def denoiser(recipe: Recipe, net: nn.Module) -> Denoiser:
     """The network read as a denoiser, as the recipe's process says."""
-    process = recipe.process
-    return Denoiser(net, path(process), prediction(process), autocast=AUTOCAST[recipe.train.precision])
+    process, where = recipe.process, next(net.parameters()).device
+    return Denoiser(net, path(process), prediction(process), autocast=autocast(recipe.train.precision, where))

@@ -31,6 +31,8 @@ class TrainSettings:
     """Learning rate of AdamW after the warm-up."""
     warmup: Annotated[int, Field(ge=0)] = 0
     """Steps over which the learning rate rises linearly from 0."""
+    cooldown: Probability = 0.0
+    """Share of the training, at its end, over which the learning rate falls linearly to 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """AdamW's decoupled weight decay."""
     betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
@@ -41,8 +43,9 @@ class TrainSettings:
     """Decay of the exponential moving average of the weights (reached gradually in the first steps)."""
     label_dropout: Probability = 0.1
     """Share of the samples that train the learned null, for classifier-free guidance."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """The dtype of the network's matrix products; weights, loss, optimiser and EMA stay float32."""
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    """The dtype of the network's matrix products; weights, loss, optimiser and EMA stay float32. auto: bfloat16 on a
+    device that computes in it natively, else float32."""
     compile: bool = False
     """Compile the network with torch.compile."""
     device: str = "auto"

@@ -64,14 +64,20 @@ class Trainer:
         self.optimizer = adamw(net, settings)
         self.step = 0
         self.seconds = 0.0
+        self.lr = 0.0
         self.meter = Meter(settings.batch_size)
         self.stopping: str | None = None
 
     @property
+    def progress(self) -> float:
+        """The share of the training that is done, 0 to 1: of the steps or of the minutes, whichever ends it first."""
+        s = self.settings
+        return min(1.0, max(self.step / s.steps, self.seconds / (60 * s.minutes) if s.minutes else 0.0))
+
+    @property
     def finished(self) -> bool:
         """Whether the steps or the minutes are used up."""
-        s = self.settings
-        return self.step >= s.steps or (s.minutes is not None and self.seconds >= 60 * s.minutes)
+        return self.progress >= 1
 
     def run(self, batches: Iterator[Any], log: Callable[[dict[str, float]], None], hooks: list[Hook]) -> None:
         """Trains until the steps or the minutes are used up, or something asks to stop (then ``stopping`` says what).
@@ -94,7 +100,7 @@ class Trainer:
                 bar.update()
                 if self.step % s.log_every == 0 or self.step == s.steps:
                     self.meter.check_finite(self.step)
-                    record = self.meter.read(self.step, learning_rate(s, self.step - 1), self.seconds)
+                    record = self.meter.read(self.step, self.lr, self.seconds)
                     log(record)
                     bar.set_postfix_str(f"loss {record['loss']:.4f}, {record['images_per_s']:.0f} images/s")
                 for hook in hooks:
@@ -121,7 +127,8 @@ class Trainer:
             (loss.total * share).backward()
             for name, value in loss.parts.items():
                 totals[name] = totals.get(name, 0) + value.detach().mean() * share
-        norm = update(self.optimizer, learning_rate(s, self.step), s.clip)
+        self.lr = learning_rate(s, self.step, self.progress)
+        norm = update(self.optimizer, self.lr, s.clip)
         self.ema.update(self.net, warmed(s.ema_decay, self.step))
         self.step += 1
         return totals, norm
