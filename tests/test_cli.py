@@ -9,17 +9,25 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ditkit import __version__
+from ditkit.app import build, measuring, training
 from ditkit.app.cli import commands
-from ditkit.app.recipe import Measuring, load_recipe
+from ditkit.app.recipe import Measuring, Sampling, load_recipe
+from ditkit.app.run import load_model, open_run
+from ditkit.condition import Condition
+from ditkit.process.grid import sampling_grid
+from ditkit.sample import sample, trajectory
+from ditkit.solvers.state import State
 from tests.running import TINY, ditkit, draw_images, environment, made, root, train
 
 COMMANDS = ["demo", "evaluate", "info", "report", "sample", "train"]
@@ -155,13 +163,6 @@ def test_an_image_depends_on_its_seed_alone(
 
 
 def test_samples_are_equal_to_the_bit_before_they_are_rounded(run: Path, unconditional: Path) -> None:
-    from ditkit.app import build
-    from ditkit.app.recipe import Sampling
-    from ditkit.app.run import load_model, open_run
-    from ditkit.condition import Condition
-    from ditkit.process.grid import sampling_grid
-    from ditkit.sample import sample
-
     for folder in (run, unconditional):
         model = load_model(open_run(folder))
         for solver in build.known("solver"):
@@ -172,6 +173,24 @@ def test_samples_are_equal_to_the_bit_before_they_are_rounded(run: Path, uncondi
             whole = sample(*args, batch_size=64, **how)
             for size in (1, 3):
                 assert (sample(*args, batch_size=size, **how) == whole).all(), (solver, size)
+
+
+def test_every_sample_has_noise_of_its_own_at_every_step(unconditional: Path) -> None:
+    model = load_model(open_run(unconditional))
+    drawn: dict[int, list[torch.Tensor]] = {}
+
+    def solver(denoise: Any, x: torch.Tensor, ts: torch.Tensor, *, noise: Any) -> Iterator[State]:
+        for i, seed in enumerate(seeds):
+            drawn.setdefault(seed, []).extend([x[i], noise(0)[i], noise(1)[i]])
+        yield State(x, ts[-1], denoise(x, ts[0]))
+
+    ts = sampling_grid(model.denoiser.path, "2")
+    for seeds in ([5, 6, 7], [7]):
+        list(trajectory(model.denoiser, Condition(), seeds, model.latent_shape, ts, solver=solver))
+    alone = [tensor.tolist() for tensor in drawn[7]]
+    assert alone[:3] == alone[3:]
+    every = [str(tensor.tolist()) for seed in (5, 6, 7) for tensor in drawn[seed][:3]]
+    assert len(set(every)) == 9
 
 
 def test_guidance_classes_and_weights_change_the_images(run: Path, tmp_path: Path) -> None:
@@ -304,9 +323,6 @@ def test_an_unconditional_run_is_measured_and_reported(unconditional: Path) -> N
 def test_the_images_that_are_held_out_stay_so_when_classes_are_not_used(
     pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ditkit.app import measuring, training
-    from ditkit.app.run import load_model, open_run
-
     seen = []
     split = training.split
     for place in (training, measuring):

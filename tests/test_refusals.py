@@ -235,7 +235,7 @@ def test_a_damaged_recipe(run: Path, tmp_path: Path) -> None:
         ("  width: 8", "  widht: 8", "model.widht", "did you mean 'width'?"),
         ("  width: 8", "  width: wide", "model.width", "'wide'", "integer"),
         ("  width: 8", "  width: -8", "model.width", "-8", "greater than 0"),
-        ("  lr: 0.01", "  lr: .nan", "train.lr", "finite"),
+        ("  lr: 0.1", "  lr: .nan", "train.lr", "finite"),
         ("data:", "data: [", "not YAML"),
         ("seed: 0", "seed: 0\nsead: 1", "sead", "did you mean 'seed'?"),
     ]:
@@ -282,7 +282,8 @@ def test_damaged_metrics(run: Path, tmp_path: Path) -> None:
     assert not (mine / "report.html").exists()
 
 
-def test_a_demo_does_not_remove_what_is_no_demo(run: Path, tmp_path: Path) -> None:
+def test_a_demo_does_not_remove_what_is_no_demo(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ditkit.app.training.start", lambda recipe, out: pytest.fail("the demo began"))
     mine = tmp_path / "mine"
     shutil.copytree(run, mine)
     (tmp_path / "full").mkdir()

@@ -152,7 +152,7 @@ def from_yaml(text: str, origin: object) -> Recipe:
 def explain(error: ValidationError) -> str:
     """A validation error in one line: the key, the value, what was expected, the nearest key."""
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"]) or "recipe"
+    place = " ".join(".".join(str(part) for part in first["loc"]).split()) or "recipe"
     if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         close = nearest(str(first["loc"][-1]), _keys(Recipe))
         return f"unknown key {place}" + (f"; did you mean {close!r}?" if close else "")
