@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-EXTRAS ?= plot,data,test,dev
+EXTRAS ?= data,test,dev
 
 # A machine with an NVIDIA driver takes the default (CUDA) torch; any other takes the pinned CPU version.
 # Override: make demo TORCH=cpu | TORCH=cuda
