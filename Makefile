@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-EXTRAS ?= plot,data,test,dev
+EXTRAS ?= data,test,dev
 
 # A machine with an NVIDIA driver takes the default (CUDA) torch; any other takes the pinned CPU version.
 # Override: make demo TORCH=cpu | TORCH=cuda
@@ -19,9 +19,9 @@ setup: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml constraints-cpu.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "ditkit needs Python 3.11 or newer; found $$($(PYTHON) --version). Say which to use: make PYTHON=python3.12 ..."; exit 2; }
-	@echo "Setting up $(VENV) (torch: $(TORCH)) ..."
+	@echo "Setting up $(VENV) with torch for $(TORCH); this takes a minute or two ..."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) $(CONSTRAINTS_$(TORCH)) -e '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check $(PIP_FLAGS) $(CONSTRAINTS_$(TORCH)) -e '.[$(EXTRAS)]'
 	@touch $@
 
 demo: setup

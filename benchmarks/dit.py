@@ -1,6 +1,6 @@
 """How fast a DiT trains and samples here: images/s, s/image, and the fraction of this machine's matrix-product rate.
 
-    python benchmarks/dit.py [--preset DiT-S/2] [--batch 8] [--rounds 5] [--out FILE.json]
+    python benchmarks/dit.py [--preset DiT-S/2] [--batch 8] [--rounds 3] [--out FILE.json]
 
 float32 and bfloat16, eager and compiled, take turns in one process with a large matrix product in the same dtypes: what
 else the machine does meanwhile falls on all of them alike. The rate counts multiply-adds (``ditkit.nn.cost``): one
@@ -22,6 +22,7 @@ from ditkit.app.recipe import Model, Process, Recipe, Sampling
 from ditkit.base.files import write_json
 from ditkit.base.rng import generator
 from ditkit.condition import Condition
+from ditkit.nn.compiled import compiled
 from ditkit.nn.cost import cost
 from ditkit.process import grids
 from ditkit.process.denoiser import Denoiser
@@ -33,7 +34,7 @@ CLASSES = 1000
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MODES: dict[str, Callable[[torch.nn.Module], Callable]] = {
     "eager": lambda net: net,
-    "compiled": lambda net: torch.compile(net, dynamic=False),
+    "compiled": compiled,
 }
 
 
@@ -70,7 +71,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--channels", type=int, default=4, help="channels of the latents")
     parser.add_argument("--batch", type=int, default=8, help="images per training step and per sampling call")
     parser.add_argument("--steps", type=int, default=50, help="DDIM steps of a sample")
-    parser.add_argument("--rounds", type=int, default=5, help="timed calls of each variant")
+    parser.add_argument("--rounds", type=int, default=3, help="timed calls of each variant")
     parser.add_argument("--product", type=int, default=0, help="rows of the matrix product; 0: 2048, on a GPU 8192")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=[*DTYPES], help="precisions to measure")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 
 from ditkit.app.recipe import Model, Process, Recipe, Sampling
@@ -16,7 +18,8 @@ from ditkit.base.errors import UserError, unknown
 from ditkit.convert.autoencoder import load_autoencoder
 from ditkit.encoders.autoencoder import Autoencoder, encode_keyed
 from ditkit.guidance import ClassifierFree, Interval
-from ditkit.process.denoiser import Denoise, Denoiser, clipped
+from ditkit.process.denoiser import Denoise, Denoised, Denoiser, clipped
+from ditkit.process.grids import check
 from ditkit.process.path import Path
 from ditkit.process.prediction import Prediction
 from ditkit.sample import Guide, Solver
@@ -45,34 +48,104 @@ def _called_with(*names: str) -> Callable[[Any], bool]:
     return accept
 
 
+KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "path": ("ditkit.process", _buildable(Path)),
+    "prediction": ("ditkit.process.prediction", _buildable(Prediction)),
+    "objective": ("ditkit.objectives", _called_with("denoiser", "x0", "draws")),
+    "solver": ("ditkit.solvers", _called_with("denoise", "x", "ts")),
+    "grid": ("ditkit.process.grids", _called_with("path", "steps")),
+    "backbone": ("ditkit.backbones", lambda value: hasattr(value, "presets")),
+}
+"""Where the methods of each kind stand, and how one is told from its neighbours."""
+
+
+def known(kind: str) -> dict[str, Any]:
+    """The methods of a kind (see KINDS) by name."""
+    return registry.members(*KINDS[kind])
+
+
+def _find(kind: str, name: str) -> Any:
+    return registry.find(kind, *KINDS[kind], name)
+
+
+def _options(kind: str, name: str, method: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The given options in the types that the method declares; UserError for one that is unknown or does not fit."""
+    registry.check_options(kind, name, method, dict(given))
+    declared = get_type_hints(method.__init__ if isinstance(method, type) else method)
+    fitting = {}
+    for option, value in given.items():
+        adapter = TypeAdapter(declared[option], config=ConfigDict(allow_inf_nan=False))
+        try:
+            fitting[option] = adapter.validate_python(value)
+        except ValidationError as error:
+            said = error.errors()[0]["msg"].replace("Input should be", "expected")
+            raise UserError(
+                f"option {option} of {kind} {name} is {value!r}: {said}; its default is "
+                f"{registry.options(method)[option].default}"
+            ) from None
+    return fitting
+
+
 def path(process: Process) -> Path:
     """The path that the recipe names."""
-    kind = registry.find("path", "ditkit.process", _buildable(Path), process.path)
-    given = {k: int(v) if float(v).is_integer() else v for k, v in process.path_options.items()}
-    registry.check_options("path", process.path, kind, given)
-    return kind(**given)
+    kind = _find("path", process.path)
+    given = _options("path", process.path, kind, process.path_options)
+    try:
+        return kind(**given)
+    except (ArithmeticError, RuntimeError) as error:  # numbers that no schedule can be made of
+        said = ", ".join(f"{k} {v}" for k, v in given.items())
+        raise UserError(
+            f"path {process.path} cannot have {said} ({error}): expected numbers like its defaults"
+        ) from None
 
 
 def prediction(process: Process) -> Prediction:
     """The row that the recipe names."""
-    return registry.find("prediction", "ditkit.process.prediction", _buildable(Prediction), process.prediction)()
+    return _find("prediction", process.prediction)()
 
 
 def objective(process: Process) -> Objective:
     """The objective that the recipe names, its options bound."""
-    accept = _called_with("denoiser", "x0", "draws")
-    function = registry.find("objective", "ditkit.objectives", accept, process.objective)
-    registry.check_options("objective", process.objective, function, process.objective_options)
+    function = _find("objective", process.objective)
+    given = _options("objective", process.objective, function, process.objective_options)
     if process.objective == "hybrid" and not process.learned_variance:
         raise UserError("objective hybrid teaches a learned variance: add --process.learned-variance, or use simple")
-    return functools.partial(function, **process.objective_options)
+    return functools.partial(function, **given)
 
 
 def solver(sampling: Sampling) -> Solver:
     """The solver that the settings name, its options bound."""
-    function = registry.find("solver", "ditkit.solvers", _called_with("denoise", "x", "ts"), sampling.solver)
-    registry.check_options("solver", sampling.solver, function, dict(sampling.solver_options))
-    return functools.partial(function, **sampling.solver_options)
+    function = _find("solver", sampling.solver)
+    return functools.partial(function, **_options("solver", sampling.solver, function, sampling.solver_options))
+
+
+def grid(sampling: Sampling, path: Path) -> torch.Tensor:
+    """The times that the settings name, (K + 1,) float64 from noise to data."""
+    function = _find("grid", sampling.grid)
+    given = _options("grid", sampling.grid, function, sampling.grid_options)
+    steps = sampling.steps.strip()
+    if sampling.grid != "uniform" and not steps.isdecimal():
+        raise UserError(f"--steps {steps}: the grid {sampling.grid} takes a number of steps")
+    return check(function(path, int(steps) if steps.isdecimal() else steps, **given))
+
+
+def check_sampling(process: Process, sampling: Sampling) -> None:
+    """Raises UserError for settings that cannot be drawn with, by one step without a network: before long work."""
+    standin = _StandIn(path(process), process.learned_variance)
+    Interval(standin, standin, *sampling.guidance_interval)
+    ts, x = grid(sampling, standin.path), torch.zeros(1, 1, 1, 1)
+    next(solver(sampling)(standin, x, ts, noise=lambda k: x))
+
+
+@dataclasses.dataclass(frozen=True)
+class _StandIn:
+    """Says of every x what a network could have said."""
+
+    path: Path
+    learned_variance: bool
+
+    def __call__(self, x: torch.Tensor, t: torch.Tensor) -> Denoised:
+        return Denoised(x, x, x if self.learned_variance else None)
 
 
 def guide(sampling: Sampling, conditional: bool) -> Guide:
@@ -91,7 +164,7 @@ def guide(sampling: Sampling, conditional: bool) -> Guide:
 
 def network(model: Model, process: Process, facts: Mapping[str, Any]) -> nn.Module:
     """The network for data of these facts: input_size (H, W), channels, and classes (a list of names, or empty)."""
-    kind = registry.find("backbone", "ditkit.backbones", lambda v: hasattr(v, "presets"), model.backbone)
+    kind = _find("backbone", model.backbone)
     presets = kind.presets()
     if model.preset is not None and model.preset not in presets:
         raise unknown("preset", model.preset, presets)
@@ -115,7 +188,7 @@ def device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         found = torch.device(name)
-        torch.empty(1, device=found)
+        torch.empty(1, device=found).item()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"device {name!r} cannot be used ({reason}): expected auto, cpu, cuda or mps") from None
@@ -134,10 +207,19 @@ def encode(recipe: Recipe, autoencoder: Autoencoder) -> Encode | None:
     return lambda pixels, step: encode_keyed(autoencoder, pixels, recipe.seed, step)
 
 
-AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16}
+def autocast(precision: str, where: torch.device) -> torch.dtype | None:
+    """The dtype of matrix products that a precision means on a device; None: that of the weights."""
+    native = {"cpu": _native_on_cpu, "cuda": torch.cuda.is_bf16_supported}.get(where.type, lambda: False)
+    half = precision == "bfloat16" or (precision == "auto" and native())
+    return torch.bfloat16 if half else None
+
+
+def _native_on_cpu() -> bool:
+    capable = torch.cpu.get_capabilities()
+    return bool(capable.get("avx512_bf16") or capable.get("amx_bf16") or capable.get("bf16"))
 
 
 def denoiser(recipe: Recipe, net: nn.Module) -> Denoiser:
     """The network read as a denoiser, as the recipe's process says."""
-    process = recipe.process
-    return Denoiser(net, path(process), prediction(process), autocast=AUTOCAST[recipe.train.precision])
+    process, where = recipe.process, next(net.parameters()).device
+    return Denoiser(net, path(process), prediction(process), autocast=autocast(recipe.train.precision, where))

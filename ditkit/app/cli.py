@@ -45,6 +45,7 @@ def usage() -> str:
 def parse(kind: type[T], command: str, args: Sequence[str], *, default: Any = None) -> T:
     """The command's arguments as a typed object; UserError in one line when they do not fit."""
     import tyro
+    from pydantic import ValidationError
 
     said = io.StringIO()
     try:
@@ -53,21 +54,44 @@ def parse(kind: type[T], command: str, args: Sequence[str], *, default: Any = No
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise UserError(f"{_one_line(said.getvalue())} (see ditkit {command} --help)") from None
+        wrong = _one_line(said.getvalue(), args)
+    except ValidationError as error:
+        first = error.errors()[0]
+        wrong = f"{_flag(str(first['loc'][0]), args)} {first['input']!r}: {first['msg']}"
+    raise UserError(f"{wrong.replace('Input should be', 'expected')} (see ditkit {command} --help)")
 
 
-def _one_line(boxed: str) -> str:
+_BEHIND = "Perhaps you meant:|Argument helptext:|For further information|For full helptext"
+_PLAINER = {
+    r"Error parsing .*? validation errors? for \w+ (\S+) (.*?) \[type=\w+, input_value=(.*?), input.*": r"<\1> \3: \2",
+    r"Error parsing (\S+): invalid literal for int\(\) with base 10: (.*)": r"\1 \2: expected a whole number",
+    r"Error parsing (\S+): could not convert string to float: (.*)": r"\1 \2: expected a number",
+    r"Error parsing (\S+): no type matching (.*) could be instantiated from \[(.*?)\].*": r"\1 \3: expected \2",
+    r"invalid choice (\S+) for argument '(\S+)'\. Expected one of \((.*)\)\.": r"\2 \1: expected one of \3",
+    r"Unrecognized options: (-[^\s,]*).*": r"unknown option \1",
+    r"Unrecognized options: ([^\s,]*).*": r"unexpected argument \1",
+}
+"""What the parser says, and the same with the option first, then the value, then what was expected."""
+
+
+def _one_line(boxed: str, args: Sequence[str]) -> str:
     """What is said in the first part of one of tyro's boxes, as one line, with the nearest option if it knows one."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", boxed)
-    rows = [row.strip("│╭╮╰╯─ ") for row in plain.splitlines()]
-    words = " ".join(row for row in rows[1:] if row)
-    said = " ".join(words.split(" For full helptext")[0].split())
-    close = re.search(r"Perhaps you meant: (--\S+?),? ", said + " ")
-    said = re.split(r" Perhaps you meant:| Argument helptext:| For further information", said)[0]
-    said = re.sub(r"Error parsing \w+: \d+ validation errors? for \w+ ", "", said)
-    said = re.sub(r" \[type=\w+, input_value=(.*?), input_type=\w+\]", r", got \1", said)
-    said = said.replace("Unrecognized options:", "unknown option")
+    rows = [row.strip("│╭╮╰╯|+ ") for row in plain.splitlines()[1:]]
+    words = " ".join(row for row in rows if row.strip("─-"))
+    close = re.search(r"Perhaps you meant: (--\S+)", words)
+    said = re.split(_BEHIND, words)[0].strip()
+    for pattern, plainer in _PLAINER.items():
+        said = re.sub(pattern, plainer, said)
+    said = re.sub("^<(.*?)>", lambda found: _flag(found[1], args), said)
     return said + (f"; did you mean {close[1]}?" if close else "")
+
+
+def _flag(field: str, args: Sequence[str]) -> str:
+    """The option among the arguments that sets a field, such as --train.steps for steps."""
+    flags = [arg.split("=")[0] for arg in args if arg.startswith("--")]
+    names = {re.split(r"[.]|^--", flag)[-1].replace("-", "_"): flag for flag in flags}
+    return names.get(field.split(".")[0], field)
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -94,7 +118,8 @@ def main(args: Sequence[str] | None = None) -> None:
     except OSError as error:
         if os.environ.get("DITKIT_DEBUG"):
             raise
-        _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 2)
+        reason = error.strerror or error
+        _fail(f"{error.filename or 'the system'}: {reason}; check the path, its permissions and the free space", 2)
 
 
 def _run(command: str, args: Sequence[str]) -> int:
@@ -111,3 +136,7 @@ def _run(command: str, args: Sequence[str]) -> int:
 def _fail(line: str, code: int) -> None:
     print(f"ditkit: {' '.join(line.split())}", file=sys.stderr)
     raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +14,13 @@ from torch import Tensor
 
 from ditkit.app.recipe import Sampling
 from ditkit.app.run import Model, Run, environment
-from ditkit.app.training import split
+from ditkit.app.training import read_data, split
 from ditkit.base.errors import UserError
 from ditkit.base.files import write_json
 from ditkit.data.images import Images, load_images
 from ditkit.data.source import open_source
 from ditkit.evaluate.classifier import Classifier, cached_classifier
-from ditkit.evaluate.copies import CopyReport, copy_report
+from ditkit.evaluate.copies import FEWEST_HELDOUT, CopyReport, copy_report
 from ditkit.evaluate.measured import Side, measure
 from ditkit.evaluate.suite import compare
 
@@ -83,13 +84,16 @@ def _labels(real: Images, model: Model, name: str) -> Tensor | None:
 
 
 def copies(model: Model, samples: Tensor) -> tuple[CopyReport, Tensor] | None:
-    """How near samples come to training images beside held-out ones, and the training images; None without held-out."""
+    """How near samples come to training images beside held-out ones, and the training images.
+
+    None where too few images were held out to tell what is near.
+    """
     recipe = model.run.recipe
     if not recipe.data.heldout:
         return None
-    images = load_images(open_source(model.facts["source"]), size=model.size, channels=model.shape[0])
-    learned, held = split(images, recipe)
-    assert held is not None
+    learned, held = split(read_data(recipe, model.autoencoder)[0], recipe)
+    if held is None or len(held) < FEWEST_HELDOUT:
+        return None
     training = _all(learned)
     return copy_report(samples, training, _all(held)), training
 
@@ -137,6 +141,24 @@ def evaluate(model: Model, against: Reference, sampling: Sampling, drawn: Drawn)
         "environment": environment(model.device),
     }
     return metrics
+
+
+def read_metrics(run: Run) -> dict[str, Any] | None:
+    """The run's metrics.json; None where there is none. UserError where it is damaged."""
+    path = run.folder / "metrics.json"
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        protocol = found["protocol"]
+        _ = protocol["step"], protocol["reference"]["source"], protocol["sampling"]["guidance"]
+        _ = found["seconds_per_sample"]["value"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} cannot be read ({type(error).__name__}: {error}): expected what ditkit evaluate writes; "
+            f"delete it, or make it anew with ditkit evaluate {run.folder}"
+        ) from None
+    return found
 
 
 def write_metrics(run: Run, metrics: dict[str, Any]) -> Path:

@@ -11,16 +11,14 @@ from typing import Annotated, Any, Literal
 
 import tyro
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from ditkit.base.errors import UserError, nearest
-from ditkit.train.settings import Positive, TrainSettings
-
-_STRICT = ConfigDict(extra="forbid")
+from ditkit.train.settings import STRICT, BelowOne, Positive, TrainSettings
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Data:
     """The images to learn from."""
 
@@ -34,13 +32,13 @@ class Data:
     """Condition on the classes where the source has them."""
     flip: bool = False
     """Mirror images left to right at random."""
-    heldout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    heldout: BelowOne = 0.0
     """Share of each class that is never trained on, to tell memorised samples from new ones."""
     autoencoder: str | None = None
     """An autoencoder's folder or file: diffuse in its latent space; None: pixels."""
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Model:
     """The network. None takes the preset's value, or the backbone's default."""
 
@@ -67,7 +65,7 @@ class Model:
         return {k: v for k, v in given.items() if k not in ("backbone", "preset") and v is not None}
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Process:
     """Path, prediction and objective."""
 
@@ -81,11 +79,11 @@ class Process:
     """Learn the reverse variance too (twice the output channels)."""
     objective: str = "simple"
     """Name of an objective: simple, hybrid (for learned variance), vlb."""
-    objective_options: dict[str, float] = dataclasses.field(default_factory=dict)
+    objective_options: dict[str, str | float] = dataclasses.field(default_factory=dict)
     """Options of the objective, such as vb_weight 1."""
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Sampling:
     """How images are drawn unless the command line says otherwise."""
 
@@ -93,11 +91,15 @@ class Sampling:
     """Name of a solver: ddpm, ddim."""
     solver_options: dict[str, str | float] = dataclasses.field(default_factory=dict)
     """Options of the solver, such as eta 0.5 or variance learned."""
+    grid: str = "uniform"
+    """Name of a grid of times: uniform, quadratic, log_snr, karras, polyexponential, shifted, ..."""
+    grid_options: dict[str, str | float] = dataclasses.field(default_factory=dict)
+    """Options of the grid, such as rho 7 or shift 3."""
     steps: str = "50"
     """Number of steps, or a respacing of the chain: 250, ddim50, 10,15,20."""
     guidance: float = 1.5
     """Classifier-free guidance scale s in null + s (conditional - null); 1: none."""
-    guidance_channels: int | None = None
+    guidance_channels: Positive | None = None
     """Guide only the first so many channels (3: DiT's published numbers); None: all."""
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     """Guide only at times t in this interval (0 data, 1 noise)."""
@@ -107,7 +109,7 @@ class Sampling:
     """Images drawn at a time; changes no image."""
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Measuring:
     """What ``ditkit evaluate`` and ``ditkit report`` draw."""
 
@@ -119,7 +121,7 @@ class Measuring:
     """Samples per guidance scale of the sweep."""
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Recipe:
     """A run: data, model, process, training, sampling, measuring."""
 
@@ -154,11 +156,19 @@ def from_yaml(text: str, origin: object) -> Recipe:
 def explain(error: ValidationError) -> str:
     """A validation error in one line: the key, the value, what was expected, the nearest key."""
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"]) or "recipe"
+    place = " ".join(".".join(str(part) for part in first["loc"]).split()) or "recipe"
     if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         close = nearest(str(first["loc"][-1]), _keys(Recipe))
         return f"unknown key {place}" + (f"; did you mean {close!r}?" if close else "")
-    return f"{place} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    return f"{place} is {first['input']!r}: {first['msg'].replace('Input should be', 'expected')}"
+
+
+def read_text(path: Path) -> str:
+    """A text file's content. UserError where it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not a text file: expected YAML in UTF-8; copy it anew") from None
 
 
 def _keys(kind: Any) -> list[str]:
@@ -184,8 +194,14 @@ def load_recipe(name: str) -> Recipe:
     if not path.is_file():
         raise UserError(f"recipe {name} does not exist: expected a .py or .yaml file, or a ready recipe's name")
     if path.suffix in (".yaml", ".yml"):
-        return from_yaml(path.read_text(encoding="utf-8"), path)
-    recipe = runpy.run_path(str(path)).get("recipe")
+        return from_yaml(read_text(path), path)
+    try:
+        recipe = runpy.run_path(str(path)).get("recipe")
+    except ValidationError as error:
+        raise UserError(f"recipe {path}: {explain(error)}") from None
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"recipe {path} cannot be run ({type(error).__name__}: {reason}): mend the file") from None
     if not isinstance(recipe, Recipe):
         raise UserError(f"recipe {path} sets no `recipe`: expected `recipe = Recipe(...)` in it")
     return recipe

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,13 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ditkit.app import measuring
+from ditkit.app import build, measuring
 from ditkit.app.pictures import cells
 from ditkit.app.recipe import to_yaml
 from ditkit.app.report import GuidancePoint, Metric, Neighbours, ReportData, Trajectory, write_report
 from ditkit.app.run import Model, Run, environment
 from ditkit.condition import Condition
-from ditkit.process import grids
+from ditkit.evaluate.copies import FEWEST_HELDOUT
 from ditkit.sample import trajectory
 
 PER_CLASS = 10
@@ -71,7 +70,7 @@ def report(model: Model, *, command: str) -> Path:
 
 def _missing(model: Model) -> dict[str, str]:
     return {
-        "neighbours": "no images were held out (data.heldout is 0), so there is nothing to compare distances with",
+        "neighbours": f"fewer than {FEWEST_HELDOUT} images were held out: too few to compare distances with",
         "sweep": "the model is unconditional: there is nothing to guide to",
     }
 
@@ -81,16 +80,14 @@ def _shown(model: Model) -> int:
 
 
 def _evaluated_against(run: Run) -> str | None:
-    path = run.folder / "metrics.json"
-    return json.loads(path.read_text())["protocol"]["reference"]["source"] if path.is_file() else None
+    found = measuring.read_metrics(run)
+    return found["protocol"]["reference"]["source"] if found else None
 
 
 def _metrics(model: Model, against: measuring.Reference) -> dict[str, Any]:
-    path = model.run.folder / "metrics.json"
-    if path.is_file():
-        found = json.loads(path.read_text())
-        if found["protocol"]["step"] == model.step:
-            return found
+    found = measuring.read_metrics(model.run)
+    if found and found["protocol"]["step"] == model.step:
+        return found
     recipe = model.run.recipe
     drawn = measuring.draw(model, recipe.sample, recipe.evaluate.num, 0, "sampling")
     found = measuring.evaluate(model, against, recipe.sample, drawn)
@@ -143,7 +140,7 @@ def _sweep(model: Model, against: measuring.Reference) -> list[GuidancePoint]:
 @torch.inference_mode()
 def _trajectory(model: Model, sampling: Any) -> Trajectory:
     labels = model.labels(5)
-    ts = grids.uniform(model.denoiser.path, sampling.steps)
+    ts = build.grid(sampling, model.denoiser.path)
     seeds = range(5)
     states = list(
         trajectory(model.denoiser, Condition(label=labels), seeds, model.latent_shape, ts, **model.how(sampling))

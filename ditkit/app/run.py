@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,12 @@ from tqdm import tqdm
 
 import ditkit
 from ditkit.app import build
-from ditkit.app.recipe import Recipe, Sampling, from_yaml, to_yaml
+from ditkit.app.recipe import Recipe, Sampling, from_yaml, read_text, to_yaml
 from ditkit.base.errors import UserError, unknown
-from ditkit.base.files import write_text
+from ditkit.base.files import check_new_folder, explained, write_text
 from ditkit.base.pixels import to_uint8
 from ditkit.condition import Condition
 from ditkit.encoders.autoencoder import Autoencoder
-from ditkit.process import grids
 from ditkit.process.denoiser import Denoiser
 from ditkit.sample import sample
 from ditkit.train import checkpoint
@@ -62,8 +62,23 @@ class Run:
 
     def append(self, record: dict[str, Any]) -> None:
         """Adds a record to the log."""
-        with open(self.log, "a", encoding="utf-8") as file:
+        with explained(self.log), open(self.log, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Within it, no other process trains this run. UserError where one does already."""
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            with contextlib.suppress(ImportError):  # a system without such locks
+                import fcntl
+
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError:
+            raise UserError(f"run {self.folder} is being trained by another process: wait for it, or stop it") from None
+        finally:
+            os.close(descriptor)
 
     def forget_after(self, step: int) -> int:
         """Drops the log's records of later steps than ``step`` (their work is done anew); how many they were."""
@@ -73,13 +88,17 @@ class Run:
         return len(records) - len(kept)
 
 
+def check_new(folder: Path) -> None:
+    """Raises UserError unless a new run can be made in this folder."""
+    if (folder / "recipe.yaml").exists():
+        raise UserError(f"run {folder} exists: choose another --out, or go on with ditkit train --resume {folder}")
+    check_new_folder(folder)
+
+
 def create(folder: Path | str, recipe: Recipe) -> Run:
     """Makes a new run's folder with its recipe. UserError when there is something already."""
     folder = Path(folder)
-    if (folder / "recipe.yaml").exists():
-        raise UserError(f"run {folder} exists: choose another --out, or go on with ditkit train --resume {folder}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"--out {folder} exists and is not empty: expected a new folder; nothing was written")
+    check_new(folder)
     write_text(folder / "recipe.yaml", to_yaml(recipe))
     return Run(folder, recipe)
 
@@ -91,7 +110,7 @@ def open_run(folder: Path | str) -> Run:
     if not path.is_file():
         what = "is not a run" if folder.is_dir() else "does not exist"
         raise UserError(f"run {folder} {what}: expected a folder with a recipe.yaml, as ditkit train makes it")
-    return Run(folder, from_yaml(path.read_text(encoding="utf-8"), path))
+    return Run(folder, from_yaml(read_text(path), path))
 
 
 DECODED_AT_ONCE = 2**16
@@ -150,7 +169,7 @@ class Model:
             Condition(label=labels),
             seeds,
             self.latent_shape,
-            grids.uniform(self.denoiser.path, sampling.steps),
+            build.grid(sampling, self.denoiser.path),
             batch_size=sampling.batch_size,
             progress=progress,
             **self.how(sampling),

@@ -12,15 +12,15 @@ from tqdm import tqdm
 from ditkit.app import build
 from ditkit.app.pictures import grid, save_png
 from ditkit.app.recipe import Recipe, to_yaml
-from ditkit.app.run import Model, Run, check_autoencoder, create, open_run
+from ditkit.app.run import Model, Run, check_autoencoder, check_new, create, open_run
 from ditkit.base.errors import UserError
-from ditkit.base.files import write_text
+from ditkit.base.files import clear_leftovers, write_text
 from ditkit.data.images import Images, load_images
 from ditkit.data.loader import batch, prefetch, split_heldout
 from ditkit.data.source import open_source
 from ditkit.encoders.autoencoder import Autoencoder
 from ditkit.train import checkpoint
-from ditkit.train.trainer import Hook, Trainer
+from ditkit.train.trainer import Hook, Trainer, stop_on_signals
 
 GRID_ROWS = 8
 """Samples of each class (or rows of an unconditional grid) in the pictures drawn during training."""
@@ -60,8 +60,9 @@ def split(images: Images, recipe: Recipe) -> tuple[Images, Images | None]:
 
 def start(recipe: Recipe, out: Path) -> str | None:
     """A new run; None when it is trained, else the signal that stopped it. Raises before any folder is made."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        create(out, recipe)  # raises: says what is there
+    check_new(out)
+    build.check_sampling(recipe.process, recipe.sample)
+    build.objective(recipe.process)
     autoencoder = build.autoencoder(recipe, build.device(recipe.train.device))
     images, facts = read_data(recipe, autoencoder)
     trainer = _trainer(recipe, facts, autoencoder)
@@ -71,16 +72,22 @@ def start(recipe: Recipe, out: Path) -> str | None:
     for note in images.notes:
         run.append({"event": "data", "step": 0, "note": note})
         tqdm.write(note)
-    return _train(run, trainer, learned, facts, autoencoder)
+    with run.alone():
+        return _train(run, trainer, learned, facts, autoencoder)
 
 
 def resume(folder: Path, limits: dict[str, Any]) -> str | None:
     """Goes on with a run from its newest checkpoint; ``limits``: new values of train.steps and train.minutes."""
     run = open_run(folder)
-    if limits:
-        recipe = dataclasses.replace(run.recipe, train=dataclasses.replace(run.recipe.train, **limits))
-        run = Run(run.folder, recipe)
-        write_text(run.folder / "recipe.yaml", to_yaml(recipe))
+    with run.alone():
+        for place in (run.folder, run.folder / "checkpoints", run.samples):
+            clear_leftovers(place)
+        return _go_on(run, limits)
+
+
+def _go_on(run: Run, limits: dict[str, Any]) -> str | None:
+    recipe = dataclasses.replace(run.recipe, train=dataclasses.replace(run.recipe.train, **limits))
+    folder, run = run.folder, Run(run.folder, recipe)
     found = checkpoint.open_checkpoint(checkpoint.latest(folder)) if checkpoint.steps(folder) else None
     autoencoder = build.autoencoder(run.recipe, build.device(run.recipe.train.device))
     if found:
@@ -90,10 +97,15 @@ def resume(folder: Path, limits: dict[str, Any]) -> str | None:
         raise UserError(f"data {facts['source']!r} changed since the run began: a resumed run needs the same images")
     trainer = _trainer(run.recipe, facts, autoencoder)
     if found:
+        if found.step > recipe.train.steps:
+            raise UserError(f"--train.steps {recipe.train.steps}: run {folder} is at step {found.step:,} already")
         trainer.step, trainer.seconds = found.step, float(found.about["seconds"])
         checkpoint.load_weights(trainer.net, found.tensors("weights"), found.folder)
         checkpoint.load_weights(trainer.ema.net, found.tensors("ema"), found.folder)
         checkpoint.load_optimizer(trainer.optimizer, trainer.net, found.tensors("optimizer"))
+        trainer.meter.load(found.tensors("meter"), trainer.device)
+    if limits:
+        write_text(folder / "recipe.yaml", to_yaml(recipe))
     dropped = run.forget_after(trainer.step)
     note = f"resumed at step {trainer.step}" + (f"; {dropped} later log records are made anew" if dropped else "")
     run.append({"event": "resume", "step": trainer.step, "note": note})
@@ -104,7 +116,6 @@ def resume(folder: Path, limits: dict[str, Any]) -> str | None:
 def _trainer(recipe: Recipe, facts: dict[str, Any], autoencoder: Autoencoder) -> Trainer:
     where = build.device(recipe.train.device)
     net = build.network(recipe.model, recipe.process, facts).to(where)
-    build.solver(recipe.sample)  # a recipe that cannot be sampled is refused before it is trained
     denoiser, objective = build.denoiser(recipe, net), build.objective(recipe.process)
     return Trainer(denoiser, objective, recipe.train, seed=recipe.seed, encode=build.encode(recipe, autoencoder))
 
@@ -117,10 +128,13 @@ def _train(run: Run, trainer: Trainer, images: Images, facts: dict[str, Any], au
         return batch(images, step=step, batch_size=settings.batch_size, seed=recipe.seed, flip=recipe.data.flip)
 
     def save(trainer: Trainer) -> None:
+        if checkpoint.at(run.folder, trainer.step):
+            return
         tensors = {
             "weights": trainer.net.state_dict(),
             "ema": trainer.ema.net.state_dict(),
             "optimizer": checkpoint.optimizer_tensors(trainer.optimizer, trainer.net),
+            "meter": trainer.meter.state(),
         }
         about = {**facts, "seconds": trainer.seconds}
         checkpoint.save(run.folder, trainer.step, tensors, about, keep=settings.keep_checkpoints)
@@ -128,16 +142,23 @@ def _train(run: Run, trainer: Trainer, images: Images, facts: dict[str, Any], au
     hooks = [Hook(settings.checkpoint_every, save)]
     if settings.sample_every:
         hooks.append(Hook(settings.sample_every, lambda trainer: draw_grid(run, trainer, facts, autoencoder)))
-    with _logging(run) as log, contextlib.closing(prefetch(make, trainer.step)) as batches:
-        try:
+    _log_skipped(run, trainer.step, images)
+    with stop_on_signals(trainer):
+        with _logging(run) as log, contextlib.closing(prefetch(make, trainer.step)) as batches:
             trainer.run(batches, log, hooks)
-        finally:
-            for name, reason in images.skipped:
-                run.append({"event": "skipped", "step": trainer.step, "image": name, "reason": reason})
-    save(trainer)
-    if settings.sample_every and not trainer.stopping:
-        draw_grid(run, trainer, facts, autoencoder)
+        save(trainer)
+        _log_skipped(run, trainer.step, images)
+        if settings.sample_every and not trainer.stopping:
+            draw_grid(run, trainer, facts, autoencoder)
     return trainer.stopping
+
+
+def _log_skipped(run: Run, step: int, images: Images) -> None:
+    """Names the images that do not decode in the log, each once."""
+    named = {r["image"] for r in run.records() if r.get("event") == "skipped"}
+    for name, reason in images.skipped:
+        if name not in named:
+            run.append({"event": "skipped", "step": step, "image": name, "reason": reason})
 
 
 def draw_grid(run: Run, trainer: Trainer, facts: dict[str, Any], autoencoder: Autoencoder) -> None:

@@ -21,16 +21,60 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 def _beside(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.writing-{os.getpid()}")
     try:
-        yield temporary
-    except OSError as error:
-        if error.errno in _FULL:
-            raise no_space(path, error) from error
-        raise
+        with explained(path):
+            yield temporary
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turns the error of a full device while ``path`` is written into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise no_space(path, error) from error
+        raise
+
+
+def check_new_folder(folder: Path) -> None:
+    """Raises UserError unless a folder can be made there: nothing or an empty folder is there, below a writable one."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--out {folder} exists and is not empty: choose another folder; nothing was written")
+    above = next(p for p in [folder, *folder.absolute().parents] if p.exists())
+    if not above.is_dir():
+        raise UserError(f"--out {folder} cannot be made: {above} is a file; choose another folder")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"--out {folder} cannot be made: {above} is not writable; choose another folder")
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Removes what a killed writer left beside its files in ``folder``; what it was replacing goes back to its name.
+
+    Not while anything writes there.
+    """
+    for old in folder.glob(".*.old-*"):
+        path = folder / old.name[1:].rpartition(".old-")[0]
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(old, path)
+    for half in folder.glob(".*.writing-*"):
+        if half.is_dir():
+            shutil.rmtree(half, ignore_errors=True)
+        else:
+            half.unlink(missing_ok=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Removes a folder so that nobody sees it half removed: it loses its name first."""
+    gone = path.with_name(f".{path.name}.writing-{os.getpid()}")
+    os.replace(path, gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def no_space(path: Path, error: OSError) -> UserError:

@@ -39,10 +39,9 @@ def find(kind: str, place: str, accept: Callable[[Any], bool], name: str) -> Any
 
 
 def options(method: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The keyword-only parameters of a method: the options that a user may set."""
-    return {
-        p.name: p for p in inspect.signature(method).parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY
-    }
+    """The keyword-only parameters with a default: the options that a user may set (others its caller gives)."""
+    given = inspect.signature(method).parameters.values()
+    return {p.name: p for p in given if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
 
 
 def required(method: Callable[..., Any]) -> list[inspect.Parameter]:

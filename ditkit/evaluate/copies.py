@@ -16,6 +16,8 @@ from ditkit.evaluate.images import check_images, check_same_shape
 BLOCK_BYTES = 128 * 2**20
 NEIGHBOURHOOD = 50
 """Neighbours whose mean distance is the scale of a place (Carlini et al. 2023, arXiv:2301.13188, section 4.2)."""
+FEWEST_HELDOUT = 20
+"""Held-out images that it takes to tell what is near."""
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 
 
@@ -111,10 +113,10 @@ def copy_report(
     """
     check_images("held-out images", heldout)
     check_images("training images", training)
-    if len(heldout) < 20 or len(training) < 2:
+    if len(heldout) < FEWEST_HELDOUT or len(training) < 2:
         raise UserError(
             f"{len(heldout)} held-out and {len(training)} training images are too few to know a copy, "
-            "expected at least 20 and 2: hold out more of the data"
+            f"expected at least {FEWEST_HELDOUT} and 2: hold out more of the data"
         )
     k = min(max(NEIGHBOURHOOD, pairs), len(training))
     real, _ = nearest(heldout, training, k, progress=progress)

@@ -4,6 +4,7 @@
         weights.safetensors     the network
         ema.safetensors         its moving average, the one to sample from
         optimizer.safetensors   AdamW's moments, by parameter name
+        meter.safetensors       what was measured since the log's last record
         manifest.json           step, what the model is, and size and SHA-256 of each file
 
 A checkpoint is written beside and renamed: what has its final name is whole.
@@ -13,8 +14,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ditkit.base.errors import UserError
-from ditkit.base.files import atomic_folder, sha256
+from ditkit.base.files import atomic_folder, remove_folder, sha256
 
 FORMAT = "ditkit-checkpoint-1"
 _FOLDER = re.compile(r"step-(\d{7,})$")
@@ -54,22 +55,41 @@ def save(
     run: Path, step: int, tensors: dict[str, dict[str, Tensor]], about: dict[str, Any], *, keep: int = 2
 ) -> Checkpoint:
     """Writes checkpoints/step-NNNNNNN in the run's folder, then deletes all but the ``keep`` newest."""
-    folder = run / "checkpoints" / f"step-{step:07d}"
+    folder = _folder(run, step)
     with atomic_folder(folder) as temporary:
         for name, values in tensors.items():
-            save_file({k: v.detach().contiguous().cpu() for k, v in values.items()}, temporary / f"{name}.safetensors")
+            _write(values, temporary / f"{name}.safetensors")
         files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in sorted(temporary.iterdir())}
         manifest = {"format": FORMAT, "step": step, "about": about, "files": files}
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     for old in steps(run)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        remove_folder(old)
     return Checkpoint(folder, step, about)
+
+
+def _folder(run: Path, step: int) -> Path:
+    return run / "checkpoints" / f"step-{step:07d}"
+
+
+def _write(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, path)
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))  # the library hides the system's error in its words
+        if code:
+            raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+        raise
 
 
 def steps(run: Path) -> list[Path]:
     """The run's checkpoint folders, oldest first."""
     found = [p for p in (run / "checkpoints").glob("step-*") if _FOLDER.match(p.name)]
     return sorted(found, key=lambda p: int(p.name.split("-")[1]))
+
+
+def at(run: Path, step: int) -> bool:
+    """Whether the run has a checkpoint of this step."""
+    return _folder(run, step).is_dir()
 
 
 def latest(run: Path) -> Path:
@@ -90,17 +110,18 @@ def open_checkpoint(folder: Path | str) -> Checkpoint:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
             raise UserError(f"checkpoint {folder} has format {manifest['format']!r}; this version reads {FORMAT!r}")
-        files, step, about = manifest["files"], int(manifest["step"]), manifest["about"]
-    except (ValueError, KeyError, TypeError) as error:
+        files = {name: (int(file["bytes"]), str(file["sha256"])) for name, file in manifest["files"].items()}
+        step, about = int(manifest["step"]), dict(manifest["about"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"checkpoint {folder} has an unreadable manifest.json ({error!r}): {_REMEDY}") from None
-    for name, expected in files.items():
+    for name, (expected, checksum) in files.items():
         file = folder / name
         size = file.stat().st_size if file.is_file() else 0
-        if size != expected["bytes"]:
-            raise UserError(f"checkpoint file {file} has {size} bytes, expected {expected['bytes']}: {_REMEDY}")
-        if sha256(file) != expected["sha256"]:
+        if size != expected:
+            raise UserError(f"checkpoint file {file} has {size} bytes, expected {expected}: {_REMEDY}")
+        if sha256(file) != checksum:
             raise UserError(f"checkpoint file {file} was altered (its SHA-256 is not the manifest's): {_REMEDY}")
     return Checkpoint(folder, step, about)
 

@@ -17,9 +17,14 @@ def adamw(net: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
     )
 
 
-def learning_rate(settings: TrainSettings, step: int) -> float:
-    """The learning rate of a step (0, 1, ...): rises linearly over ``warmup`` steps, then constant."""
-    return settings.lr * min(1.0, (step + 1) / settings.warmup) if settings.warmup else settings.lr
+def learning_rate(settings: TrainSettings, step: int, progress: float = 0.0) -> float:
+    """The learning rate of a step (0, 1, ...): rises over ``warmup`` steps, constant, falls over the ``cooldown``.
+
+    progress: the share of the training that is done, 0 to 1.
+    """
+    warm = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
+    cool = min(1.0, (1 - progress) / settings.cooldown) if settings.cooldown else 1.0
+    return settings.lr * warm * cool
 
 
 def update(optimizer: torch.optim.Optimizer, lr: float, clip: float | None) -> Tensor:

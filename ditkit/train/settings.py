@@ -7,11 +7,15 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
+"""Of every part of a recipe: no unknown keys, no infinite numbers; ``steps: 50`` may stand for ``steps: '50'``."""
+
 Positive = Annotated[int, Field(gt=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=STRICT)
 class TrainSettings:
     """How a network is trained."""
 
@@ -27,9 +31,11 @@ class TrainSettings:
     """Learning rate of AdamW after the warm-up."""
     warmup: Annotated[int, Field(ge=0)] = 0
     """Steps over which the learning rate rises linearly from 0."""
+    cooldown: Probability = 0.0
+    """Share of the training, at its end, over which the learning rate falls linearly to 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """AdamW's decoupled weight decay."""
-    betas: tuple[Probability, Probability] = (0.9, 0.999)
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
     """AdamW's decay rates of the first and second moment."""
     clip: Annotated[float, Field(gt=0)] | None = 1.0
     """Largest gradient norm; None: no clipping."""
@@ -37,8 +43,9 @@ class TrainSettings:
     """Decay of the exponential moving average of the weights (reached gradually in the first steps)."""
     label_dropout: Probability = 0.1
     """Share of the samples that train the learned null, for classifier-free guidance."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """The dtype of the network's matrix products; weights, loss, optimiser and EMA stay float32."""
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    """The dtype of the network's matrix products; weights, loss, optimiser and EMA stay float32. auto: bfloat16 on a
+    device that computes in it natively, else float32."""
     compile: bool = False
     """Compile the network with torch.compile."""
     device: str = "auto"

@@ -6,8 +6,8 @@ sees what it would have seen.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +20,7 @@ from tqdm import tqdm
 from ditkit.base import rng
 from ditkit.base.errors import UserError
 from ditkit.condition import Condition
+from ditkit.nn.compiled import compiled
 from ditkit.objectives.loss import Draws, Loss
 from ditkit.process.denoiser import Denoiser
 from ditkit.process.density import Uniform
@@ -63,36 +64,50 @@ class Trainer:
         self.optimizer = adamw(net, settings)
         self.step = 0
         self.seconds = 0.0
+        self.lr = 0.0
+        self.meter = Meter(settings.batch_size)
         self.stopping: str | None = None
 
+    @property
+    def progress(self) -> float:
+        """The share of the training that is done, 0 to 1: of the steps or of the minutes, whichever ends it first."""
+        s = self.settings
+        return min(1.0, max(self.step / s.steps, self.seconds / (60 * s.minutes) if s.minutes else 0.0))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the steps or the minutes are used up."""
+        return self.progress >= 1
+
     def run(self, batches: Iterator[Any], log: Callable[[dict[str, float]], None], hooks: list[Hook]) -> None:
-        """Trains until the steps or the minutes are used up, or a signal asks to stop (then ``stopping`` says why).
+        """Trains until the steps or the minutes are used up, or something asks to stop (then ``stopping`` says what).
 
         batches: yields, from step ``self.step`` on, objects with x0 (B, C, H, W) and condition.
         log: called every ``log_every`` steps with step, loss and its parts, lr, grad_norm, images_per_s, seconds.
+        Raises UserError where the loss or a gradient is not finite, before a hook could keep what came of it.
         """
         s = self.settings
-        denoiser = dataclasses.replace(self.denoiser, net=torch.compile(self.net)) if s.compile else self.denoiser
         self.net.train()
-        meter = Meter(s.batch_size)
+        denoiser = dataclasses.replace(self.denoiser, net=compiled(self.net)) if s.compile else self.denoiser
+        self.meter.start()
         start, before = time.perf_counter(), self.seconds
-        with _Signals(self), tqdm(total=s.steps, initial=self.step, unit="step", dynamic_ncols=True) as bar:
-            while self.step < s.steps and not self.stopping:
+        with tqdm(total=s.steps, initial=self.step, unit="step", dynamic_ncols=True) as bar:
+            while not self.finished and not self.stopping:
                 batch = next(batches)
                 parts, norm = self.one_step(denoiser, batch.x0, batch.condition)
-                meter.add(parts, norm)
+                self.meter.add(parts, norm)
                 self.seconds = before + time.perf_counter() - start
                 bar.update()
                 if self.step % s.log_every == 0 or self.step == s.steps:
-                    record = meter.read(self.step, learning_rate(s, self.step - 1), self.seconds)
-                    _check_finite(record)
+                    self.meter.check_finite(self.step)
+                    record = self.meter.read(self.step, self.lr, self.seconds)
                     log(record)
                     bar.set_postfix_str(f"loss {record['loss']:.4f}, {record['images_per_s']:.0f} images/s")
                 for hook in hooks:
-                    if self.step % hook.every == 0 and self.step < s.steps:
+                    if self.step % hook.every == 0 and not self.finished:
+                        self.meter.check_finite(self.step)
                         hook.call(self)
-                if s.minutes is not None and self.seconds >= 60 * s.minutes:
-                    break
+        self.meter.check_finite(self.step)
         self.net.eval()
 
     def one_step(self, denoiser: Denoiser, x0: Tensor, condition: Condition) -> tuple[dict[str, Tensor], Tensor]:
@@ -112,7 +127,8 @@ class Trainer:
             (loss.total * share).backward()
             for name, value in loss.parts.items():
                 totals[name] = totals.get(name, 0) + value.detach().mean() * share
-        norm = update(self.optimizer, learning_rate(s, self.step), s.clip)
+        self.lr = learning_rate(s, self.step, self.progress)
+        norm = update(self.optimizer, self.lr, s.clip)
         self.ema.update(self.net, warmed(s.ema_decay, self.step))
         self.step += 1
         return totals, norm
@@ -127,57 +143,69 @@ def draw(seed: int, step: int, x0: Tensor, denoiser: Denoiser, label_dropout: fl
 
 
 class Meter:
-    """Means of what was measured since the last reading; touches the device only when read."""
+    """What was measured at each step since the last reading; touches the device only when read.
+
+    values: by name (the parts of the loss, and grad_norm), one () tensor a step. They go into the checkpoints, so that
+    a record of the log covers the same steps whether or not the run was stopped between.
+    """
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
-        self._clear()
+        self.values: dict[str, list[Tensor]] = {}
+        self.start()
 
-    def _clear(self) -> None:
-        self.parts: list[dict[str, Tensor]] = []
-        self.norms: list[Tensor] = []
-        self.since = time.perf_counter()
+    def start(self) -> None:
+        """Begins to count time and steps for the images per second."""
+        self.steps, self.since = 0, time.perf_counter()
 
     def add(self, parts: dict[str, Tensor], norm: Tensor) -> None:
         """Takes the measurements of a step."""
-        self.parts.append(parts)
-        self.norms.append(norm)
+        for name, value in {**parts, "grad_norm": norm}.items():
+            self.values.setdefault(name, []).append(value.detach())
+        self.steps += 1
+
+    def state(self) -> dict[str, Tensor]:
+        """The values, (steps,) each."""
+        return {name: torch.stack(values) for name, values in self.values.items()}
+
+    def load(self, state: dict[str, Tensor], device: torch.device) -> None:
+        """Puts back what ``state`` gave."""
+        self.values = {name: list(values.to(device)) for name, values in state.items()}
+
+    def check_finite(self, step: int) -> None:
+        """Raises UserError where a loss or a gradient was not finite."""
+        for name, values in self.state().items():
+            bad = values[~values.isfinite()]
+            if len(bad):
+                raise UserError(
+                    f"{name} became {float(bad[0])} by step {step}: expected a finite number; resume from the last "
+                    "checkpoint with a smaller --train.lr, a longer --train.warmup or --train.precision float32"
+                )
 
     def read(self, step: int, lr: float, seconds: float) -> dict[str, float]:
         """The record for the log; starts anew."""
-        means = {name: float(torch.stack([p[name] for p in self.parts]).mean()) for name in self.parts[0]}
-        rate = len(self.parts) * self.batch_size / (time.perf_counter() - self.since)
-        record = {"step": step, "loss": sum(means.values()), **means, "lr": lr}
-        record |= {"grad_norm": float(torch.stack(self.norms).mean()), "images_per_s": rate, "seconds": seconds}
-        self._clear()
-        return record
+        means = {name: float(values.mean()) for name, values in self.state().items()}
+        norm = means.pop("grad_norm")
+        rate = self.steps * self.batch_size / (time.perf_counter() - self.since)
+        record = {"step": step, "loss": sum(means.values()), **means, "lr": lr, "grad_norm": norm}
+        self.values = {}
+        self.start()
+        return {**record, "images_per_s": rate, "seconds": seconds}
 
 
-def _check_finite(record: dict[str, float]) -> None:
-    if not math.isfinite(record["loss"]):
-        raise UserError(
-            f"the loss became {record['loss']} by step {record['step']}: expected a finite number; resume from the "
-            "last checkpoint with a smaller --train.lr, a longer --train.warmup or --train.precision float32"
-        )
+@contextlib.contextmanager
+def stop_on_signals(trainer: Trainer) -> Iterator[None]:
+    """Within it, SIGINT and SIGTERM let the current step finish and stop the trainer; what follows is not disturbed."""
 
+    def stop(number: int, frame: Any) -> None:
+        trainer.stopping = signal.Signals(number).name
 
-class _Signals:
-    """Within it, SIGINT and SIGTERM let the current step finish and stop the trainer."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer = trainer
-
-    def __enter__(self) -> None:
-        self.before: dict[int, Any] = {}
+    before: dict[int, Any] = {}
+    with contextlib.suppress(ValueError):  # not in the main thread: whoever is there handles signals
         for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self.before[number] = signal.signal(number, self._stop)
-            except ValueError:  # not in the main thread: whoever is there handles signals
-                return
-
-    def _stop(self, number: int, frame: Any) -> None:
-        self.trainer.stopping = signal.Signals(number).name
-
-    def __exit__(self, *exception: Any) -> None:
-        for number, handler in self.before.items():
+            before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
             signal.signal(number, handler)

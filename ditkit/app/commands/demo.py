@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from ditkit.app.cli import parse
 from ditkit.app.recipe import load_recipe
 from ditkit.base.errors import UserError
+from ditkit.train.settings import STRICT
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=STRICT)
 class Options:
     """Train a small DiT on scikit-learn's digits, draw samples of every class, measure them, write the report."""
 
@@ -34,8 +35,10 @@ def main(args: Sequence[str]) -> int:
     began = time.perf_counter()
     _clear(options.out)
     recipe = load_recipe("digits")
-    if training.start(recipe, options.out):
-        raise KeyboardInterrupt
+    stopped = training.start(recipe, options.out)
+    if stopped:
+        print(f"stopped by {stopped}: run ditkit demo again to start afresh", file=sys.stderr)
+        return 130
     model = load_model(open_run(options.out))
     against = measuring.reference(model, None)
     drawn = measuring.draw(model, recipe.sample, recipe.evaluate.num, 0, "sampling")
@@ -49,8 +52,12 @@ def main(args: Sequence[str]) -> int:
 
 def _clear(out: Path) -> None:
     """Removes an earlier demo, and nothing else."""
+    from ditkit.app.run import open_run
+
     if not out.exists():
         return
-    if not (out / "recipe.yaml").is_file() and any(out.iterdir()):
-        raise UserError(f"--out {out} exists and is not a run: expected a new folder or an earlier demo")
+    is_run = (out / "recipe.yaml").is_file()
+    is_demo = is_run and (out == Options.out or open_run(out).recipe == load_recipe("digits"))
+    if not is_demo and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {out} exists and is not a demo: expected a new folder or an earlier demo's")
     shutil.rmtree(out)

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from ditkit.app.cli import parse
 from ditkit.app.commands.sample import How
-from ditkit.train.settings import Positive
+from ditkit.train.settings import STRICT, Positive
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=STRICT)
 class Options:
     """Draw samples from a run and measure them against real images; writes metrics.json in the run's folder."""
 
@@ -36,12 +35,13 @@ class Options:
 def main(args: Sequence[str]) -> int:
     """The command."""
     options = parse(Options, "evaluate", args)
-    from ditkit.app import measuring
+    from ditkit.app import build, measuring
     from ditkit.app.run import load_model, open_run
 
     run = open_run(options.run)
-    model = load_model(run, device=options.device)
     sampling = options.how.over(run.recipe.sample)
+    build.check_sampling(run.recipe.process, sampling)
+    model = load_model(run, device=options.device)
     against = measuring.reference(model, options.reference)
     drawn = measuring.draw(model, sampling, options.num or run.recipe.evaluate.num, options.seed, "sampling")
     metrics = measuring.evaluate(model, against, sampling, drawn)

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from ditkit.app.cli import parse
 from ditkit.base.errors import UserError
+from ditkit.train.settings import STRICT
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=STRICT)
 class Options:
     """Say what a run, or a checkpoint file of this or a known foreign layout, is."""
 
@@ -33,7 +33,7 @@ def main(args: Sequence[str]) -> int:
     options = parse(Options, "info", args)
     what = options.what
     if (what / "manifest.json").is_file():
-        return _run(what.parent.parent, what, options.recipe)
+        return _run(what.resolve().parent.parent, what, options.recipe)
     if what.is_dir():
         return _run(what, None, options.recipe)
     if what.is_file():

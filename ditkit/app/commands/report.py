@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from ditkit.app.cli import parse
+from ditkit.train.settings import STRICT
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=STRICT)
 class Options:
     """Draw and measure what a report shows, and write report.html in the run's folder."""
 

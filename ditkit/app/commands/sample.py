@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from ditkit.app.cli import parse
 from ditkit.app.recipe import Sampling
-from ditkit.base.errors import UserError
-from ditkit.train.settings import Positive
+from ditkit.base.files import atomic_folder, check_new_folder
+from ditkit.train.settings import STRICT, Positive
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=STRICT)
 class How:
     """How to draw; what is not given is as in the run's recipe."""
 
@@ -25,11 +24,15 @@ class How:
     """Name of a solver: ddpm, ddim."""
     solver_options: dict[str, str | float] | None = None
     """Options of the solver, such as eta 0.5 or variance learned."""
+    grid: str | None = None
+    """Name of a grid of times: uniform, quadratic, log_snr, karras, polyexponential, shifted, ..."""
+    grid_options: dict[str, str | float] | None = None
+    """Options of the grid, such as rho 7 or shift 3."""
     steps: str | None = None
     """Number of steps, or a respacing of the chain: 250, ddim50, 10,15,20."""
     guidance: float | None = None
     """Classifier-free guidance scale; 1: none."""
-    guidance_channels: int | None = None
+    guidance_channels: Positive | None = None
     """Guide only the first so many channels (3: DiT's published numbers)."""
     guidance_interval: tuple[float, float] | None = None
     """Guide only at times t in this interval (0 data, 1 noise)."""
@@ -41,12 +44,13 @@ class How:
     def over(self, sampling: Sampling) -> Sampling:
         """The recipe's settings with what is given here."""
         given: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        if self.solver not in (None, sampling.solver) and self.solver_options is None:
-            given["solver_options"] = {}  # another solver's options would not fit
+        for name in ("solver", "grid"):
+            if given[name] not in (None, getattr(sampling, name)) and given[f"{name}_options"] is None:
+                given[f"{name}_options"] = {}  # another's options would not fit
         return dataclasses.replace(sampling, **{k: v for k, v in given.items() if v is not None})
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=STRICT)
 class Options:
     """Draw images from a trained run: PNG files named by seed and class, and a grid of them."""
 
@@ -72,14 +76,15 @@ class Options:
 def main(args: Sequence[str]) -> int:
     """The command."""
     options = parse(Options, "sample", args)
-    from ditkit.app.pictures import grid, save_png
+    from ditkit.app import build
+    from ditkit.app.pictures import grid
     from ditkit.app.run import load_model, open_run, parse_classes
 
     run = open_run(options.run)
     sampling = options.how.over(run.recipe.sample)
     out = options.out or run.samples / f"seed-{options.seed}"
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {out} exists and is not empty: choose another folder; nothing was written")
+    check_new_folder(out)
+    build.check_sampling(run.recipe.process, sampling)
     model = load_model(run, device=options.device, weights=options.weights)
     classes = parse_classes(options.classes, model.classes) if options.classes is not None else None
     labels = model.labels(options.num, classes)
@@ -88,11 +93,13 @@ def main(args: Sequence[str]) -> int:
     names = [f"seed{seed:06d}" for seed in seeds]
     if labels is not None:
         names = [f"{name}-class{label}" for name, label in zip(names, labels.tolist(), strict=True)]
-    for name, image in zip(names, images, strict=True):
-        save_png(out / f"{name}.png", grid(image[None], 1))
-    save_png(out / "grid.png", grid(images, _columns(options.num, len(classes or model.classes)), background=255))
-    if options.npz:
-        _write_npz(out / "samples.npz", images, labels)
+    with atomic_folder(out.absolute()) as folder:
+        for name, image in zip(names, images, strict=True):
+            grid(image[None], 1, background=0).save(folder / f"{name}.png")
+        sheet = grid(images, _columns(options.num, len(classes or model.classes)), background=255)
+        sheet.save(folder / "grid.png")
+        if options.npz:
+            _write_npz(folder / "samples.npz", images, labels)
     print(f"{options.num} images in {out} (grid.png shows them all)")
     return 0
 
@@ -105,12 +112,9 @@ def _columns(num: int, classes: int) -> int:
 def _write_npz(path: Path, images: Any, labels: Any) -> None:
     import numpy as np
 
-    from ditkit.base.files import atomic_file
-
     arrays = [images.permute(0, 2, 3, 1).numpy()]  # N H W C
     if images.shape[1] == 1:
         arrays[0] = arrays[0].repeat(3, axis=3)  # the evaluator knows RGB only
     if labels is not None:
         arrays.append(labels.numpy())
-    with atomic_file(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, *arrays)
+    np.savez(path, *arrays)

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from ditkit.app.cli import parse
 from ditkit.app.recipe import Recipe, load_recipe
 from ditkit.base.errors import UserError
+from ditkit.train.settings import STRICT
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=STRICT)
 class Options(Recipe):
     """Train a diffusion transformer. Every leaf of the recipe can be overridden here."""
 
@@ -33,10 +33,12 @@ def main(args: Sequence[str]) -> int:
     """The command. Exit code 0 when trained, 130 when a signal stopped it (it can be resumed)."""
     name = args[0] if args and not args[0].startswith("-") else None
     options = parse(Options, "train", args, default=_defaults(name))
+    if options.recipe != name:  # the recipe stands behind options
+        options = parse(Options, "train", args, default=_defaults(options.recipe))
     from ditkit.app import training
 
     if options.resume is not None:
-        stopped = training.resume(options.resume, _limits(options, name, args))
+        stopped = training.resume(options.resume, _limits(options, args))
     else:
         if not options.data.source:
             raise UserError("--data is missing: expected digits, a folder of images or a .zip of one")
@@ -50,11 +52,11 @@ def main(args: Sequence[str]) -> int:
     return 130 if stopped else 0
 
 
-def _limits(options: Options, name: str | None, args: Sequence[str]) -> dict[str, int | float | None]:
+def _limits(options: Options, args: Sequence[str]) -> dict[str, int | float | None]:
     """What a resumed run may change: how long it trains."""
-    flags = [a.split("=")[0] for a in args if a.startswith("--")]
+    flags = [a.split("=")[0].replace("_", "-") for a in args if a.startswith("--")]
     limits = {f"--train.{key}": key for key in ("steps", "minutes")}
-    extra = [name] if name else [flag for flag in flags if flag not in (*limits, "--resume")]
+    extra = [options.recipe] if options.recipe else [flag for flag in flags if flag not in (*limits, "--resume")]
     if extra:
         raise UserError(
             f"--resume goes on with a run as it was: leave out {extra[0]} (only {', '.join(limits)} may change)"

@@ -98,7 +98,9 @@ class Reference:
         """The states after whole steps; the stages are spaced inside each step as ``skip`` says."""
         inner = [between(self.path, skip, s, t, n) for s, t, n in zip(outer[:-1], outer[1:], orders, strict=True)]
         # the outer times as they are, not as an inverse finds them
-        ts = torch.cat([outer[:1], *(torch.cat([part[1:-1], t[None]]) for part, t in zip(inner, outer[1:], strict=True))])
+        ts = torch.cat(
+            [outer[:1], *(torch.cat([part[1:-1], t[None]]) for part, t in zip(inner, outer[1:], strict=True))]
+        )
         states = list(singlestep(self.form, stages, orders, self.denoise, self.x, ts, None))
         return [states[k - 1] for k in itertools.accumulate(orders)]
 

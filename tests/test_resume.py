@@ -1,0 +1,148 @@
+"""Runs that are killed, interrupted or stopped go on from the last whole checkpoint as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ditkit.train import checkpoint
+from tests.running import TINY, assert_same_tensors, ditkit, environment, losses, made, root, train, weights
+
+Trial = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def trial() -> Iterator[Trial]:
+    """trial(args, at=..., after=..., signal=...): the outcome of a command that is killed (see tests/killing.py)."""
+    command = [sys.executable, "-m", "tests.killing"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root(), env=environment()
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+
+        def ask(args: list[Any], **when: Any) -> dict[str, Any]:
+            print(json.dumps({"args": [str(arg) for arg in args], **when}), file=process.stdin, flush=True)
+            return json.loads(process.stdout.readline())
+
+        yield ask
+        process.stdin.close()
+
+
+def leftovers(run: Path) -> list[Path]:
+    """Files that a killed writer left."""
+    return sorted(run.rglob(".*"))
+
+
+LONG = ["--train.steps", 40, "--train.checkpoint-every", 5, "--train.log-every", 4, "--data.flip"]
+
+
+def test_killed_many_times_equals_uninterrupted(trial: Trial, pets: Path, tmp_path: Path) -> None:
+    made(train(pets, tmp_path / "whole", *LONG))
+    killed = tmp_path / "killed"
+    start = ["train", "--data", pets, "--out", killed, *TINY, *LONG]
+    go_on = ["train", "--resume", killed]
+    delays = random.Random(0)
+    outcomes = [
+        trial(start, at=["ditkit.train.checkpoint.save_file", 2]),  # in the middle of the first checkpoint
+        trial(go_on, at=["os.replace", 2]),  # whole, but without its name yet
+        trial(go_on, at=["ditkit.train.trainer.update", 13]),  # between checkpoints and records
+        trial(go_on, at=["shutil.rmtree", 2]),  # while an old checkpoint is removed
+    ]
+    assert [o["code"] for o in outcomes] == [-signal.SIGKILL] * 4, outcomes
+    outcomes = [trial(go_on, after=delays.uniform(0.05, 0.4)) for _ in range(4)]
+    assert {o["code"] for o in outcomes} <= {-signal.SIGKILL, 0}, outcomes
+    made(ditkit("train", "--resume", killed))
+    assert_same_tensors(weights(tmp_path / "whole"), weights(killed))
+    assert losses(killed) == losses(tmp_path / "whole")
+    assert [step for step, *_ in losses(killed)] == list(range(4, 41, 4))
+    assert not leftovers(killed)
+
+
+def test_half_written_checkpoint_is_none_and_is_cleared(trial: Trial, pets: Path, tmp_path: Path) -> None:
+    start = ["train", "--data", pets, "--out", tmp_path / "r", *TINY]
+    outcome = trial(start, at=["ditkit.train.checkpoint.save_file", 7])
+    assert outcome["code"] == -signal.SIGKILL
+    assert [p.name for p in checkpoint.steps(tmp_path / "r")] == ["step-0000002"]
+    assert leftovers(tmp_path / "r")
+    said = made(ditkit("train", "--resume", tmp_path / "r"))
+    assert "resumed at step 2" in said.out
+    assert [p.name for p in checkpoint.steps(tmp_path / "r")] == ["step-0000002", "step-0000004"]
+    assert not leftovers(tmp_path / "r")
+
+
+def test_killed_before_the_first_checkpoint_begins_anew(trial: Trial, pets: Path, tmp_path: Path) -> None:
+    made(train(pets, tmp_path / "whole"))
+    start = ["train", "--data", pets, "--out", tmp_path / "r", *TINY]
+    trial(start, at=["ditkit.train.trainer.update", 2])
+    made(ditkit("train", "--resume", tmp_path / "r"))
+    assert losses(tmp_path / "r") == losses(tmp_path / "whole")
+    assert_same_tensors(weights(tmp_path / "r"), weights(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_signals_stop_after_the_step_with_a_checkpoint(trial: Trial, name: str, pets: Path, tmp_path: Path) -> None:
+    made(train(pets, tmp_path / "whole", *LONG))
+    run = tmp_path / "stopped"
+    start = ["train", "--data", pets, "--out", run, *TINY, *LONG]
+    during = trial(start, at=["ditkit.train.trainer.update", 7], signal=name)
+    saving = trial(["train", "--resume", run], at=["ditkit.train.checkpoint.save_file", 6], signal=name)
+    assert during["code"] == saving["code"] == 130, (during, saving)
+    assert f"stopped by {name}" in during["err"]
+    assert f"ditkit train --resume {run}" in during["err"]
+    assert [p.name for p in checkpoint.steps(run)] == ["step-0000010", "step-0000015"]  # 7 has gone: two are kept
+    made(ditkit("train", "--resume", run))
+    assert losses(run) == losses(tmp_path / "whole")
+    assert_same_tensors(weights(run), weights(tmp_path / "whole"))
+
+
+def test_a_real_process_is_stopped_and_goes_on(pets: Path, tmp_path: Path) -> None:
+    run = tmp_path / "r"
+    command = [sys.executable, "-m", "ditkit.app.cli", "train", "--data", str(pets), "--out", str(run), *TINY]
+    command += ["--train.steps", "1000000"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment(), cwd=tmp_path) as process:
+        try:
+            end = time.monotonic() + 60
+            while not checkpoint.steps(run) and process.poll() is None and time.monotonic() < end:
+                time.sleep(0.05)
+            busy = ditkit("train", "--resume", run)
+            process.send_signal(signal.SIGTERM)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130, err
+    assert f"stopped by SIGTERM; nothing is lost, go on with: ditkit train --resume {run}" in err
+    assert busy.code == 2
+    assert "trained by another process" in busy.err[0]
+    step = losses(run)[-1][0]
+    made(ditkit("train", "--resume", run, "--train.steps", step + 3))
+    assert [s for s, *_ in losses(run)] == list(range(1, step + 4))
+
+
+def test_resume_of_a_finished_run_changes_nothing(pets: Path, tmp_path: Path) -> None:
+    made(train(pets, tmp_path / "r", "--train.minutes", 1e-9))  # the minutes are used up by the first step
+    before = weights(tmp_path / "r")
+    assert [p.name for p in checkpoint.steps(tmp_path / "r")] == ["step-0000001"]
+    made(ditkit("train", "--resume", tmp_path / "r"))
+    assert_same_tensors(weights(tmp_path / "r"), before)
+    assert [s for s, *_ in losses(tmp_path / "r")] == [1]
+    made(ditkit("train", "--resume", tmp_path / "r", "--train.minutes", "None"))
+    assert [s for s, *_ in losses(tmp_path / "r")] == [1, 2, 3, 4]
+
+
+def test_stopping_does_not_change_the_length_that_a_recipe_says(pets: Path, tmp_path: Path) -> None:
+    made(train(pets, tmp_path / "r", "--train.steps", 3))
+    made(ditkit("train", "--resume", tmp_path / "r", "--train.steps=6"))
+    made(train(pets, tmp_path / "whole", "--train.steps", 6))
+    assert_same_tensors(weights(tmp_path / "r"), weights(tmp_path / "whole"))
+    assert losses(tmp_path / "r") == losses(tmp_path / "whole")
+    assert "steps: 6" in (tmp_path / "r" / "recipe.yaml").read_text()
