@@ -49,7 +49,7 @@ def dpm_fast(
     s_noise: float = 1.0,
     t_min: float | None = None,
 ) -> Iterator[State]:
-    """DPM-Solver-fast: as many evaluations as the grid has steps, in steps of order 3, even in log-SNR between its ends.
+    """DPM-Solver-fast: as many evaluations as the grid has steps, in steps of order 3 that are even in log-SNR.
 
     x: (B, C, ...) at ts[0] (Lu et al. 2022a, section 3.4). eta, s_noise, noise(k): fresh noise after the k-th of these
     steps, see euler_ancestral. UserError: the grid does not fall inside [0, 1] or starts in pure noise; eta, s_noise.
@@ -121,6 +121,10 @@ class Interval:
         if not 0 <= stop < ts[0]:
             raise UserError(f"from time {ts[0]:g} to {stop:g}: expected two noisy times; take more steps or give t_min")
         self.start, self.end = levels(path, torch.stack([ts[0], stop]))
+
+    def reached(self, s: Level) -> bool:
+        """Whether s is the end, up to rounding."""
+        return s.log_snr >= self.end.log_snr - SHORTEST
 
     def last_step(self, x: Tensor) -> Iterator[State]:
         """The step to a clean end: x0."""
@@ -213,7 +217,7 @@ def adaptive(
 ) -> Iterator[State]:
     """Steps of two orders at once, the higher one taken, their difference steering the controller."""
     s, end, before, taken = interval.start, interval.end, x, 0
-    while s.log_snr < end.log_snr - SHORTEST:
+    while not interval.reached(s):
         h = min(control.h, end.log_snr - s.log_snr)
         t = end if h == end.log_snr - s.log_snr else level_at(denoise.path, s.log_snr + h)
         below = renewal.below(s, t, end.sigma / end.alpha)

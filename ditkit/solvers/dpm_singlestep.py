@@ -128,7 +128,13 @@ def _named(
 
 
 def singlestep(
-    form: Form, stages: Stages, orders: Sequence[int], denoise: Denoise, x: Tensor, ts: Tensor, noise: NoiseSource | None
+    form: Form,
+    stages: Stages,
+    orders: Sequence[int],
+    denoise: Denoise,
+    x: Tensor,
+    ts: Tensor,
+    noise: NoiseSource | None,
 ) -> Iterator[State]:
     """Steps of these orders, whose sum is the number of the grid's intervals."""
     path_levels = levels(denoise.path, ts)
