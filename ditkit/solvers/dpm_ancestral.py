@@ -2,7 +2,7 @@
 
 Ancestral solvers step along the probability-flow ODE to a level below the next one and add noise up to it. Options
 that they share. eta: how much of the noise is fresh, as in DDIM: 0 none (the ODE), 1 as much as in DDPM. s_noise: the
-standard deviation of that noise. Two evaluations a step (euler_ancestral: one); the step to t = 0 is of order 1, without
+standard deviation of that noise. Two evaluations a step (euler_ancestral: one); that to t = 0 is of order 1, without
 noise. At eta > 0 the covariance of all of them is of order 1.
 """
 

@@ -3,7 +3,8 @@
 Options that they share. eta: 0 is the probability-flow ODE, 1 the reverse SDE; between and above, more or less noise
 with the same marginals. s_noise: the standard deviation of the noise. rule: how answers are weighed (exact, midpoint,
 taylor, bh1; see ditkit.solvers.exponential). lower_order_below: grids of fewer steps than this end in steps of order
-2, 1, which is calmer; 0 for never. The first steps have as many answers as there are yet. The step to a clean t = 0 lands on x0.
+2, 1, which is calmer; 0 for never. The first steps have as many answers as there are yet. The step to a clean t = 0
+lands on x0.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Floor 1: UniPC, a multi-step predictor whose next evaluation also corrects the step that led there (Zhao et al. 2023).
+"""Floor 1: UniPC, a multi-step predictor whose next evaluation also corrects the last step (Zhao et al. 2023).
 
 Predictor and corrector are the same exponential integrator; the corrector has one answer more, that at the step's end.
 """
@@ -30,7 +30,7 @@ from ditkit.solvers.state import State
 
 FORMS: dict[str, Form] = {"x0": DATA, "eps": NOISE}
 VARIANTS: dict[str, Rule] = {"bh1": bh1, "bh2": midpoint, "exact": exact}
-"""B(h), which matters only where a single answer beside the first is used: elsewhere the weights do not depend on it."""
+"""B(h), which matters only where a single answer beside the first is used: else the weights do not depend on it."""
 HIGHEST = 5
 """Of higher orders the polynomials swing too far on real grids."""
 
@@ -71,7 +71,7 @@ def unipc(
 def predict_correct(
     form: Form, rule: Rule, orders: Sequence[int], corrected: Sequence[bool], denoise: Denoise, x: Tensor, ts: Tensor
 ) -> Iterator[State]:
-    """The steps, of at most orders[k]; step k is corrected where corrected[k], but for the last, which nothing follows."""
+    """The steps, of at most orders[k]; step k is corrected where corrected[k], but never the last: nothing follows."""
     at, past = levels(denoise.path, ts), []
     predicted = x  # x is corrected, and its answers are those at predictions
     for k in range(len(at) - 1):

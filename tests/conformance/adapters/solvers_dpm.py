@@ -26,7 +26,7 @@ from ditkit.solvers.dpm_ancestral import (
 from ditkit.solvers.dpm_multistep import dpmpp_2m, dpmpp_2m_sde, dpmpp_3m_sde, multistep
 from ditkit.solvers.dpm_singlestep import MIDPOINT, TAYLOR, orders_of, singlestep
 from ditkit.solvers.edm import edm, edm_euler
-from ditkit.solvers.exponential import DATA, NOISE, Move, final_orders, midpoint, taylor
+from ditkit.solvers.exponential import DATA, NOISE, Level, Move, final_orders, midpoint, taylor
 from ditkit.solvers.state import State
 from tests.conformance.adapters.analytic import Recorded, edm_path, mixture_of
 from tests.conformance.harness import Case, covers
@@ -52,7 +52,8 @@ def between(path: Path, skip: str, start: Tensor, end: Tensor, steps: int) -> Te
     """``get_time_steps``."""
     if skip == "logSNR":
         high, low = path.log_snr(torch.stack([start, end])).tolist()
-        return path.time_at(torch.linspace(high, low, steps + 1, dtype=torch.float64))
+        inside = path.time_at(torch.linspace(high, low, steps + 1, dtype=torch.float64))[1:-1]
+        return torch.cat([start[None], inside, end[None]])
     if skip == "time_quadratic":
         return torch.linspace(start.sqrt().item(), end.sqrt().item(), steps + 1, dtype=torch.float64) ** 2
     return torch.linspace(start.item(), end.item(), steps + 1, dtype=torch.float64)
@@ -85,10 +86,7 @@ class Reference:
     def singlestep(self, skip: str, outer: Tensor, orders: list[int], *, stages=MIDPOINT) -> list[State]:
         """The states after whole steps; the stages are spaced inside each step as ``skip`` says."""
         inner = [between(self.path, skip, s, t, n) for s, t, n in zip(outer[:-1], outer[1:], orders, strict=True)]
-        # the outer times as they are, not as an inverse finds them
-        ts = torch.cat(
-            [outer[:1], *(torch.cat([part[1:-1], t[None]]) for part, t in zip(inner, outer[1:], strict=True))]
-        )
+        ts = torch.cat([outer[:1], *(part[1:] for part in inner)])
         states = list(singlestep(self.form, stages, orders, self.denoise, self.x, ts, None))
         return [states[k - 1] for k in itertools.accumulate(orders)]
 
