@@ -21,7 +21,8 @@ from ditkit.solvers.dpm_multistep import multistep
 from ditkit.solvers.dpm_singlestep import MIDPOINT, TAYLOR, Stages, singlestep
 from ditkit.solvers.exponential import Data, Form, Move, Noise, Rule, exact, midpoint, taylor
 from ditkit.solvers.state import State
-from ditkit.solvers.unipc import unipc
+from ditkit.solvers.unipc import FORMS as PREDICTED
+from ditkit.solvers.unipc import VARIANTS, predict_correct
 from tests.conformance.adapters.analytic import Recorded, Watched, beta_quantiles, mixture_of
 from tests.conformance.harness import Case, covers
 
@@ -34,6 +35,8 @@ ROWS: dict[str, Prediction] = {
     "flow_prediction": Velocity(),
 }
 Settings = dict[str, Any]
+Spacing = Callable[[float, float, int, Settings], np.ndarray]
+"""(largest and smallest sigma, steps, arguments) -> sigmas, without the last."""
 
 
 def betas_of(kw: Settings) -> Tensor:
@@ -46,6 +49,12 @@ def betas_of(kw: Settings) -> Tensor:
     }
     beta = known[kw.get("beta_schedule", "linear")]()
     return zero_terminal(beta) if kw.get("rescale_betas_zero_snr") else beta
+
+
+def path_of(kw: Settings) -> DiscretePath:
+    """The scheduler's chain. The reference has abar in float32, so its smallest sigma is 1e-4 off; so it is here."""
+    abar = (1 - betas_of(kw).float()).cumprod(0).double()
+    return DiscretePath(1 - abar / torch.cat([torch.ones(1, dtype=torch.float64), abar[:-1]]))
 
 
 def zero_terminal(beta: Tensor) -> Tensor:
@@ -69,22 +78,21 @@ def report(case: Case, name: str, variant: Settings, watched: Watched, states: l
 class Levels:
     """Path, times, timesteps and sigmas of the schedulers that step in noise levels, in VP's coordinates."""
 
-    def __init__(self, n: int, kw: Settings, *, rounded: frozenset[str] = frozenset()) -> None:
-        """n: inference steps. rounded: spacings of sigmas whose timesteps are rounded, not cut off."""
-        beta = betas_of(kw)
-        self.path: Path = DiscretePath(beta)
-        # in float32, as the reference: its smallest sigma is 1e-4 off
-        abar = (1 - beta.float()).cumprod(0)
-        self.table = ((1 - abar) / abar).sqrt().double().numpy()
+    def __init__(self, n: int, kw: Settings, spacings: dict[str, Spacing]) -> None:
+        """n: inference steps. spacings: the scheduler's own, of sigmas."""
+        chain = path_of(kw)
+        self.path: Path = chain
+        index = torch.arange(chain.steps, dtype=torch.float64)
+        self.table = grids.noise_level(chain, (index + 1) / chain.steps).numpy()
         self.timesteps = self._timesteps(n, kw)
-        self.levels = np.interp(self.timesteps, np.arange(len(beta)), self.table)
-        spacing = next((name for name in SIGMAS if kw.get(f"use_{name}")), None)
+        self.levels = np.interp(self.timesteps, index.numpy(), self.table)
+        spacing = next((name for name in spacings if kw.get(f"use_{name}")), None)
         if spacing is not None:
-            self.levels = SIGMAS[spacing](self.table[-1], self.table[0], n, kw)
-            index = np.interp(np.log(self.levels), np.log(self.table), np.arange(len(beta)))
-            self.timesteps = index.round() if spacing in rounded else np.trunc(index)
+            self.levels = spacings[spacing](self.table[-1], self.table[0], n, kw)
+            found = np.interp(np.log(self.levels), np.log(self.table), index.numpy())
+            self.timesteps = found.round() if spacing in ROUNDED else np.trunc(found)
         if kw.get("use_flow_sigmas"):
-            self.path, self.timesteps = Linear(), np.trunc(self.levels * len(beta))
+            self.path, self.timesteps = Linear(), np.trunc(self.levels * chain.steps)
         last = self.table[0] if kw.get("final_sigmas_type", "zero") == "sigma_min" else 0.0
         self.sigmas = torch.tensor([*self.levels, last], dtype=torch.float64)
         flow = bool(kw.get("use_flow_sigmas"))
@@ -118,18 +126,26 @@ def beta_levels(high: float, low: float, n: int, kw: Settings) -> np.ndarray:
 
 def flow_levels(high: float, low: float, n: int, kw: Settings) -> np.ndarray:
     sigmas = 1 - np.linspace(1, 1 / kw.get("num_train_timesteps", TRAINED), n + 1)
-    shift = kw.get("flow_shift", 1.0)
-    return (shift * sigmas / (1 + (shift - 1) * sigmas))[::-1][:-1]
+    return grids.time_shift(torch.from_numpy(sigmas[::-1][:-1].copy()), kw.get("flow_shift", 1.0)).numpy()
 
 
-SIGMAS: dict[str, Callable[[float, float, int, Settings], np.ndarray]] = {
+def unipc_flow_levels(high: float, low: float, n: int, kw: Settings) -> np.ndarray:
+    """From 1, less what keeps log-SNR finite."""
+    sigmas = np.linspace(1, 1 / kw.get("num_train_timesteps", TRAINED), n + 1)[:-1]
+    shifted = grids.time_shift(torch.from_numpy(sigmas), kw.get("flow_shift", 1.0)).numpy()
+    return np.minimum(shifted, 1 - 1e-6)
+
+
+SIGMAS: dict[str, Spacing] = {
     "karras_sigmas": karras_levels,
     "lu_lambdas": exponential_levels,
     "exponential_sigmas": exponential_levels,
     "beta_sigmas": beta_levels,
     "flow_sigmas": flow_levels,
 }
-ROUNDED = frozenset({"karras_sigmas", "lu_lambdas"})
+UNIPC_SIGMAS = SIGMAS | {"flow_sigmas": unipc_flow_levels}
+ROUNDED = ("karras_sigmas", "lu_lambdas")
+"""Spacings whose timesteps are rounded; those of others are cut off."""
 FORMS: dict[str, Form] = {
     "dpmsolver": Noise(),
     "dpmsolver++": Data(),
@@ -143,15 +159,19 @@ def rule_of(kw: Settings) -> Rule:
     first = exact if kw.get("solver_type") == "heun" else midpoint
 
     def rule(move: Move, n: int) -> list[float]:
-        return first(move, n) if n == 1 else taylor(move, n)
+        if n == 1:
+            return first(move, n)
+        moments = taylor(move, n)
+        # sde-dpmsolver++ subtracts in its phi_3 the 1/2 that is to be added
+        return [moments[0], moments[1] - 1] if kw.get("algorithm_type") == "sde-dpmsolver++" else moments
 
     return rule
 
 
-def orders_of(n: int, kw: Settings) -> list[int]:
+def orders_of(n: int, kw: Settings, few: int = 15) -> list[int]:
     """The order that each multi-step step may have."""
-    order, few = kw.get("solver_order", 2), kw.get("lower_order_final", True) and n < 15
-    orders = [min(order, n - k) if few else order for k in range(n)]
+    order, lower = kw.get("solver_order", 2), kw.get("lower_order_final", True) and n < few
+    orders = [min(order, n - k) if lower else order for k in range(n)]
     if kw.get("euler_at_final") or kw.get("final_sigmas_type", "zero") == "zero":
         orders[-1] = 1
     return orders
@@ -163,7 +183,7 @@ def dpm_multistep(case: Case) -> dict[str, Tensor]:
     for name, variant in case.config["variants"].items():
         n, kw = variant["n"], variant["kw"]
         algorithm = kw.get("algorithm_type", "dpmsolver++")
-        levels = Levels(n, kw, rounded=ROUNDED)
+        levels = Levels(n, kw, SIGMAS)
         watched, x = Watched(mixture_of(case).on(levels.path)), case.inputs["noise"].double()
         noise = Recorded(case.inputs["noises"])
         states = list(multistep(FORMS[algorithm], rule_of(kw), orders_of(n, kw), watched, x, levels.ts, noise))
@@ -191,7 +211,7 @@ def dpm_singlestep(case: Case) -> dict[str, Tensor]:
     for name, variant in case.config["variants"].items():
         n, kw = variant["n"], variant["kw"]
         algorithm = kw.get("algorithm_type", "dpmsolver++")
-        levels = Levels(n, kw, rounded=ROUNDED)
+        levels = Levels(n, kw, SIGMAS)
         # its second stage of order 3 is a step of its order 2
         second: Stages = {(3, 2): ((1,), midpoint)}
         stages = TAYLOR if kw.get("solver_type") == "heun" else {**MIDPOINT, **second}
@@ -207,21 +227,14 @@ def dpm_singlestep(case: Case) -> dict[str, Tensor]:
 def unipc_scheduler(case: Case) -> dict[str, Tensor]:
     found = {}
     for name, variant in case.config["variants"].items():
-        kw = variant["kw"]
-        levels = Levels(variant["n"], kw, rounded=ROUNDED)
+        n, kw = variant["n"], variant["kw"]
+        levels = Levels(n, kw, UNIPC_SIGMAS)
         watched, x = Watched(mixture_of(case).on(levels.path)), case.inputs["noise"].double()
-        again = bool(levels.sigmas[-1] == levels.sigmas[-2])
-        solver = unipc(
-            watched,
-            x,
-            levels.ts[:-1] if again else levels.ts,
-            order=kw.get("solver_order", 2),
-            variant=kw.get("solver_type", "bh2"),
-            predict="x0" if kw.get("predict_x0", True) else "eps",
-            uncorrected=kw.get("disable_corrector", ()),
-            lower_order_final=kw.get("lower_order_final", True),
-        )
-        states = list(solver)
+        form = PREDICTED["x0" if kw.get("predict_x0", True) else "eps"]
+        orders = orders_of(n, kw, few=n + 1)
+        corrected = [k not in kw.get("disable_corrector", ()) for k in range(n)]
+        rule = VARIANTS[kw.get("solver_type", "bh2")]
+        states = list(predict_correct(form, rule, orders, corrected, watched, x, levels.ts))
         found |= levels.record(name) | report(case, name, variant, watched, states, 0)
     return found
 
@@ -260,7 +273,7 @@ def ddim_scheduler(case: Case) -> dict[str, Tensor]:
     found = {}
     for name, variant in case.config["variants"].items():
         n, kw, step_kw = variant["n"], variant["kw"], variant.get("step_kw", {})
-        path, indices = DiscretePath(betas_of(kw)), steps_of(n, kw, "leading")
+        path, indices = path_of(kw), steps_of(n, kw, "leading")
         watched, x = Watched(mixture_of(case).on(path)), case.inputs["noise"].double()
         denoise, eta, states = clips(watched, kw, step_kw), step_kw.get("eta", 0.0), []
         for k, index in enumerate(indices):
@@ -283,6 +296,18 @@ def ddim_to(denoise: Denoise, x: Tensor, ts: Tensor, noise: Callable[[int], Tens
     return [State(denoise.path.mix(said.x0, said.eps, ts[1]), ts[1], said)]
 
 
+class Replayed:
+    """At almost pure noise the reference's x0 is its float32's rounding: there x0 is replayed from what was recorded."""
+
+    def __init__(self, denoise: Denoise, eps: Tensor) -> None:
+        self.denoise, self.path, self.eps = denoise, denoise.path, iter(eps.float())
+
+    def __call__(self, x: Tensor, t: Tensor) -> Denoised:
+        said, eps = self.denoise(x, t), next(self.eps)
+        alpha, sigma = self.path.alpha(t).float(), self.path.sigma(t).float()
+        return Denoised(((x.float() - sigma * eps) / alpha).double(), said.eps) if alpha < 1e-3 else said
+
+
 class Ranged:
     """A denoiser with the case's constant learned variance."""
 
@@ -302,10 +327,14 @@ def ddpm_scheduler(case: Case) -> dict[str, Tensor]:
     found = {}
     for name, variant in case.config["variants"].items():
         n, kw = variant["n"], variant["kw"]
-        path, indices = DiscretePath(betas_of(kw)), steps_of(n, kw, "leading")
+        path, indices = path_of(kw), steps_of(n, kw, "leading")
         watched, x = Watched(mixture_of(case).on(path)), case.inputs["noise"].double()
         rule = VARIANCES[kw.get("variance_type", "fixed_small")]
-        denoise = Ranged(watched, case.inputs["var_values"]) if rule == "learned" else watched
+        denoise: Denoise = watched
+        if rule == "learned":
+            denoise = Ranged(watched, case.inputs["var_values"])
+        elif kw.get("prediction_type", "epsilon") == "epsilon":
+            denoise = Replayed(watched, case.tensors[f"out.{name}.model_outputs"])
         ts = (torch.tensor([*indices, -1], dtype=torch.float64) + 1) / path.steps
         solver = functools.partial(ddpm, noise=padded(case.inputs["noises"]), variance=rule)
         states = list(solver(clips(denoise, kw, {}), x, ts))
@@ -328,7 +357,7 @@ def lcm_scheduler(case: Case) -> dict[str, Tensor]:
     found = {}
     for name, variant in case.config["variants"].items():
         n, kw = variant["n"], variant["kw"]
-        path, original = DiscretePath(betas_of(kw)), kw.get("original_inference_steps", 50)
+        path, original = path_of(kw), kw.get("original_inference_steps", 50)
         stride = path.steps // original
         visited = np.floor(np.linspace(0, original, n, endpoint=False)).astype(np.int64)
         indices = [(original - i) * stride - 1 for i in visited.tolist()]
