@@ -26,9 +26,9 @@ def consistency(
 ) -> Iterator[State]:
     """Multi-step consistency sampling: x0 at each time of the grid, noised anew to the next (Song et al. 2023, alg. 1).
 
-    denoise: one whose x0 is the consistency function's value. x: (B, C, ...) at ts[0]. noise(k): the draw of step k, none
-    for the step to t = 0. sigma_min: the noise level (sigma / alpha) that x0 still has, 0.002 in EDM's models; that much
-    less is added. With an ordinary denoiser this is DDIM with all of the noise fresh, and not a good sampler.
+    denoise: one whose x0 is the consistency function's value. x: (B, C, ...) at ts[0]. noise(k): the draw of step k,
+    none for the step to t = 0. sigma_min: the noise level (sigma / alpha) that x0 still has, 0.002 in EDM's models;
+    that much less is added. With an ordinary denoiser this is DDIM with all of the noise fresh, and not a good sampler.
     UserError: the grid does not fall inside [0, 1]; sigma_min below 0.
     """
     if not 0 <= sigma_min < math.inf:

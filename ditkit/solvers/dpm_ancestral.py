@@ -1,8 +1,9 @@
 """Floor 1: stochastic DPM-Solvers under the names that k-diffusion gave them: one step back, one step of noise.
 
-Ancestral solvers step along the probability-flow ODE to a level below the next one and add noise up to it. Options that
-they share. eta: how much of the noise is fresh, as in DDIM: 0 none (the ODE), 1 as much as in DDPM. s_noise: the standard
-deviation of that noise. Two evaluations a step, but for euler_ancestral; the step to t = 0 is of order 1, without noise.
+Ancestral solvers step along the probability-flow ODE to a level below the next one and add noise up to it. Options
+that they share. eta: how much of the noise is fresh, as in DDIM: 0 none (the ODE), 1 as much as in DDPM. s_noise: the
+standard deviation of that noise. Two evaluations a step (euler_ancestral: one); that to t = 0 is of order 1, without
+noise. At eta > 0 the covariance of all of them is of order 1.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ditkit.process.denoiser import Denoise
 from ditkit.process.grids import check
 from ditkit.process.path import Path
 from ditkit.solvers.dpm_singlestep import MIDPOINT, single
+from ditkit.solvers.edm import churned_times
 from ditkit.solvers.exponential import (
     DATA,
     NOISE,
@@ -32,6 +34,9 @@ from ditkit.solvers.exponential import (
     levels,
 )
 from ditkit.solvers.state import State
+
+MIDDLE = (0.5,)
+"""Where the one stage of a step of order 2 is, in log-SNR."""
 
 
 def euler_ancestral(
@@ -60,8 +65,8 @@ def dpm_2_ancestral(
     eta: float = 1.0,
     s_noise: float = 1.0,
 ) -> Iterator[State]:
-    """DPM-Solver-2 (eps interpolated) below each next level, and noise (k-diffusion). Arguments: see euler_ancestral."""
-    return _ancestral(NOISE, (0.5,), denoise, x, ts, noise, Renewal(eta, s_noise))
+    """DPM-Solver-2 (eps interpolated) to below each next level, and noise. Arguments: see euler_ancestral."""
+    return _ancestral(NOISE, MIDDLE, denoise, x, ts, noise, Renewal(eta, s_noise))
 
 
 def dpmpp_2s_ancestral(
@@ -74,7 +79,7 @@ def dpmpp_2s_ancestral(
     s_noise: float = 1.0,
 ) -> Iterator[State]:
     """DPM-Solver++ 2S (x0 interpolated) below each next level, and noise. Arguments: see euler_ancestral."""
-    return _ancestral(DATA, (0.5,), denoise, x, ts, noise, Renewal(eta, s_noise))
+    return _ancestral(DATA, MIDDLE, denoise, x, ts, noise, Renewal(eta, s_noise))
 
 
 def dpmpp_sde(
@@ -96,6 +101,39 @@ def dpmpp_sde(
     if not 0 < node < 1:
         raise UserError(f"node {node:g}: expected between 0 and 1; 0.5 is the published one")
     return _sde(form, node, denoise, x, levels(path, ts), noise)
+
+
+def dpm_2_churn(
+    denoise: Denoise,
+    x: Tensor,
+    ts: Tensor,
+    *,
+    noise: NoiseSource | None = None,
+    s_churn: float = 0.0,
+    s_min: float = 0.0,
+    s_max: float = math.inf,
+    s_noise: float = 1.0,
+) -> Iterator[State]:
+    """Churn, then a step of DPM-Solver-2 (k-diffusion's dpm_2 with churn). Arguments: see ditkit.solvers.edm.edm."""
+    for name, value in (("s_churn", s_churn), ("s_min", s_min), ("s_noise", s_noise)):
+        if not value >= 0:
+            raise UserError(f"{name} {value:g}: expected at least 0")
+    ts, path = check(ts), denoise.path
+    at, raised = levels(path, ts), levels(path, churned_times(path, ts, s_churn, s_min, s_max))
+    return _churned(denoise, x, at, raised, s_noise, noise)
+
+
+def _churned(
+    denoise: Denoise, x: Tensor, at: list[Level], raised: list[Level], s_noise: float, noise: NoiseSource | None
+) -> Iterator[State]:
+    for k, (s, up, t) in enumerate(zip(at[:-1], raised, at[1:], strict=True)):
+        if up.log_snr < s.log_snr:
+            # x_up / alpha_up = x / alpha + sqrt(level_up^2 - level^2) z
+            rise = math.sqrt((up.sigma / up.alpha) ** 2 - (s.sigma / s.alpha) ** 2)
+            x = (up.alpha / s.alpha) * x + (up.alpha * rise * s_noise) * draw(noise, k)
+        *_, state = stages = list(single(NOISE, MIDPOINT, denoise, x, divided(denoise.path, up, t, MIDDLE), noise))
+        x = state.x
+        yield State(x, t.t, stages[0].said)
 
 
 def _sde(

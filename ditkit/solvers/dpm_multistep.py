@@ -1,13 +1,15 @@
 """Floor 1: multi-step DPM-Solver and DPM-Solver++, one evaluation a step, and their SDE variants.
 
-Options that they share. eta: 0 is the probability-flow ODE, 1 the reverse SDE; between and above, more or less noise with
-the same marginals. s_noise: the standard deviation of the noise. rule: how answers are weighed (ditkit.solvers.exponential:
-exact, midpoint, taylor, bh1). lower_order_below: grids of fewer steps than this end in steps of order 2, 1, which is
-calmer; 0 for never. The first steps have as many answers as there are yet. The step to a clean t = 0 lands on x0.
+Options that they share. eta: 0 is the probability-flow ODE, 1 the reverse SDE; between and above, more or less noise
+with the same marginals. s_noise: the standard deviation of the noise. rule: how answers are weighed (exact, midpoint,
+taylor, bh1; see ditkit.solvers.exponential). lower_order_below: grids of fewer steps than this end in steps of order
+2, 1, which is calmer; 0 for never. The first steps have as many answers as there are yet. The step to a clean t = 0
+lands on x0.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 from torch import Tensor
@@ -16,6 +18,7 @@ from ditkit.base.errors import UserError
 from ditkit.process.denoiser import Denoise
 from ditkit.process.grids import check
 from ditkit.solvers.exponential import (
+    FEW,
     Answer,
     Data,
     Form,
@@ -28,9 +31,6 @@ from ditkit.solvers.exponential import (
     rule_named,
 )
 from ditkit.solvers.state import State
-
-FEW = 15
-"""Steps below which Lu et al. 2022b advise lower orders at the end."""
 
 
 def dpm_multistep(
@@ -145,7 +145,7 @@ def multistep(
     """Every step through the last answers, at most orders[k] of them."""
     path_levels = levels(denoise.path, ts)
     past: list[Answer] = []
-    for k, (s, t) in enumerate(zip(path_levels[:-1], path_levels[1:], strict=True)):
+    for k, (s, t) in enumerate(itertools.pairwise(path_levels)):
         start = Answer(s, denoise(x, s.t))
         x = form.step(x, start, t, past[: orders[k] - 1], rule, lambda k=k: draw(noise, k))
         past = [start, *past][: max(orders)]

@@ -2,51 +2,39 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ditkit.process import betas
+from ditkit.process import betas, grids
 from ditkit.process.continuous import EDM, VP
-from ditkit.process.denoiser import Denoise, Denoised, MapX0
-from ditkit.process.path import DiscretePath, Path, over
-from ditkit.solvers.dpm_adaptive import Elementary, Interval, Tolerance, adaptive
-from ditkit.solvers.dpm_ancestral import Renewal, dpm_2_ancestral, dpmpp_2s_ancestral, dpmpp_sde, euler_ancestral
-from ditkit.solvers.dpm_multistep import dpmpp_2m_sde, dpmpp_3m_sde, multistep
+from ditkit.process.denoiser import Denoise, MapX0
+from ditkit.process.path import DiscretePath, Path
+from ditkit.solvers.counted import Counted
+from ditkit.solvers.dpm_adaptive import Elementary, Interval, Tolerance, adaptive, dpm_adaptive, dpm_fast
+from ditkit.solvers.dpm_ancestral import (
+    Renewal,
+    dpm_2_ancestral,
+    dpm_2_churn,
+    dpmpp_2s_ancestral,
+    dpmpp_sde,
+    euler_ancestral,
+)
+from ditkit.solvers.dpm_multistep import dpmpp_2m, dpmpp_2m_sde, dpmpp_3m_sde, multistep
 from ditkit.solvers.dpm_singlestep import MIDPOINT, TAYLOR, orders_of, singlestep
-from ditkit.solvers.exponential import DATA, NOISE, Move, exact, final_orders, midpoint, taylor
+from ditkit.solvers.edm import edm, edm_euler
+from ditkit.solvers.exponential import DATA, NOISE, Level, Move, final_orders, midpoint, taylor
 from ditkit.solvers.state import State
+from tests.conformance.adapters.analytic import Recorded, edm_path, mixture_of
 from tests.conformance.harness import Case, covers
 
+Solver = Callable[..., Iterator[State]]
 FORMS = {"dpmsolver": NOISE, "dpmsolver++": DATA}
 LOWER_ORDER_BELOW = 10
 """Where the reference's ``lower_order_final`` acts in multi-step solvers."""
-
-
-@dataclasses.dataclass(frozen=True)
-class GMM:
-    """The exact denoiser of a case's data on a path: the case's notes, word for word."""
-
-    case: Case
-    path: Path
-
-    def __call__(self, x: Tensor, t: Tensor) -> Denoised:
-        return self.at(x, self.path.alpha(t), self.path.sigma(t))
-
-    def at(self, x: Tensor, a: Tensor, b: Tensor) -> Denoised:
-        """What is said where x = a x0 + b eps; computed in the dtype of x."""
-        means, stds, weights = (self.case.inputs[f"gmm_{name}"].to(x.dtype) for name in ("means", "stds", "weights"))
-        a, b = over(a, x), over(b, x)
-        variance = a**2 * stds**2 + b**2
-        apart = x[:, None] - a * means
-        r = (weights.log() - x.shape[1] / 2 * variance.log() - apart.square().sum(2) / (2 * variance)).softmax(1)
-        r = r[:, :, None]
-        x0 = (r * (means + (a * stds**2 / variance)[:, None] * apart)).sum(1)
-        return Denoised(x0, b * (r * apart / variance[:, None]).sum(1))
 
 
 def path_of(config: dict[str, Any]) -> Path:
@@ -64,7 +52,8 @@ def between(path: Path, skip: str, start: Tensor, end: Tensor, steps: int) -> Te
     """``get_time_steps``."""
     if skip == "logSNR":
         high, low = path.log_snr(torch.stack([start, end])).tolist()
-        return path.time_at(torch.linspace(high, low, steps + 1, dtype=torch.float64))
+        inside = path.time_at(torch.linspace(high, low, steps + 1, dtype=torch.float64))[1:-1]
+        return torch.cat([start[None], inside, end[None]])
     if skip == "time_quadratic":
         return torch.linspace(start.sqrt().item(), end.sqrt().item(), steps + 1, dtype=torch.float64) ** 2
     return torch.linspace(start.item(), end.item(), steps + 1, dtype=torch.float64)
@@ -76,7 +65,7 @@ class Reference:
     def __init__(self, case: Case) -> None:
         config = case.config
         self.path, self.x, self.form = path_of(config), case.inputs["x_T"], FORMS[config["algorithm_type"]]
-        self.denoise: Denoise = GMM(case, self.path)
+        self.denoise: Denoise = mixture_of(case).on(self.path)
         start, end = config["t_start"], config["t_end"]
         self.start = torch.tensor(1.0 if start is None else start, dtype=torch.float64)
         self.end = torch.tensor(1 / config["N"] if end is None else end, dtype=torch.float64)
@@ -97,19 +86,23 @@ class Reference:
     def singlestep(self, skip: str, outer: Tensor, orders: list[int], *, stages=MIDPOINT) -> list[State]:
         """The states after whole steps; the stages are spaced inside each step as ``skip`` says."""
         inner = [between(self.path, skip, s, t, n) for s, t, n in zip(outer[:-1], outer[1:], orders, strict=True)]
-        # the outer times as they are, not as an inverse finds them
-        ts = torch.cat(
-            [outer[:1], *(torch.cat([part[1:-1], t[None]]) for part, t in zip(inner, outer[1:], strict=True))]
-        )
+        ts = torch.cat([outer[:1], *(part[1:] for part in inner)])
         states = list(singlestep(self.form, stages, orders, self.denoise, self.x, ts, None))
         return [states[k - 1] for k in itertools.accumulate(orders)]
 
     def adaptive(self, order: int) -> State:
         """``dpm_solver_adaptive`` with its defaults."""
-        interval = Interval(self.denoise, torch.stack([self.start, self.end]), None)
+        interval = NearEnd(self.denoise, torch.stack([self.start, self.end]), None)
         control = SingleFactor(0.05, order, Tolerance(0.05, 0.0078))
         *_, last = adaptive(self.form, order, control, self.denoise, self.x, interval, None, Renewal(0.0, 1.0))
         return last
+
+
+class NearEnd(Interval):
+    """The reference ends where its time is this near."""
+
+    def reached(self, s: Level) -> bool:
+        return bool((s.t - self.end.t).abs() <= 1e-5)
 
 
 class SingleFactor(Elementary):
@@ -190,7 +183,7 @@ def dpm_solver(case: Case) -> dict[str, Tensor]:
     return found | dict(variants(case, ref, config["steps"][0]))
 
 
-K_SAMPLERS = {
+K_SAMPLERS: dict[str, Solver] = {
     "euler_ancestral": euler_ancestral,
     "dpm_2_ancestral": dpm_2_ancestral,
     "dpmpp_2s_ancestral": dpmpp_2s_ancestral,
@@ -198,20 +191,10 @@ K_SAMPLERS = {
     "dpmpp_2m_sde": dpmpp_2m_sde,
     "dpmpp_3m_sde": dpmpp_3m_sde,
 }
+CHURNED: dict[str, Solver] = {"euler": edm_euler, "heun": edm, "dpm_2": dpm_2_churn}
 RULES = {"heun": "exact", "midpoint": "midpoint"}
 DRAW_ALWAYS = {"euler_ancestral", "dpm_2_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde"}
 """Samplers of the reference that draw the noise also when they multiply it by 0."""
-
-
-class Draws:
-    """The recorded noises, in the order of the reference's calls, and how many were used."""
-
-    def __init__(self, noises: Tensor) -> None:
-        self.noises, self.used = noises, 0
-
-    def __call__(self, k: int) -> Tensor:
-        self.used = max(self.used, k + 1)
-        return self.noises[k]
 
 
 def options_of(name: str, options: dict[str, str]) -> dict[str, str]:
@@ -221,26 +204,54 @@ def options_of(name: str, options: dict[str, str]) -> dict[str, str]:
     return {"rule": RULES[options["solver_type"]]} if options else {}
 
 
-def edm_path(sigmas: Tensor) -> tuple[EDM, Tensor]:
-    """A path whose noise reaches to the first of these levels, and its times there."""
-    path = EDM(sigma_min=float(sigmas[sigmas > 0].min()), sigma_max=float(sigmas[0]))
-    return path, sigmas / path.sigma_max
+def draws_of(solver: Solver, denoise: Denoise, x: Tensor, ts: Tensor) -> int:
+    """How many noises a solver asks for where all of them count."""
+    count = Recorded(torch.zeros(2 * len(ts), *x.shape))
+    list(solver(denoise, x, ts, noise=count, eta=1.0))
+    return count.count
 
 
-@covers("solvers_k_sde")
+@covers("solvers_k_sde*")
 def k_diffusion_sde(case: Case) -> dict[str, Tensor]:
     config, found = case.config, {}
-    for grid in ("karras", "exponential", "polyexponential"):
-        path, ts = edm_path(case.inputs[f"sigmas.{grid}"])
-        denoise, x = GMM(case, path), case.inputs["noise"] * path.sigma_max
+    for grid in (name.removeprefix("sigmas.") for name in case.inputs if name.startswith("sigmas.")):
+        sigmas = case.inputs[f"sigmas.{grid}"]
+        path = edm_path(sigmas)
+        denoise, x, ts = mixture_of(case).on(path), case.inputs["noise"] * sigmas[0], sigmas / sigmas[0]
         etas = config["etas"] if grid == "karras" else [1.0]
         for (name, options), eta in itertools.product(config["samplers"], etas):
-            key = ".".join([grid, name, *options.values(), f"eta{eta}"])
-            ours = options_of(name, options) | {"s_noise": config["s_noise"]}
-            draws, counting = Draws(case.inputs["noises"]), Draws(case.inputs["noises"])
-            *_, last = K_SAMPLERS[name](denoise, x, ts, noise=draws, eta=eta, **ours)
-            found[f"{key}.final"] = last.x
-            if eta == 0 and name in DRAW_ALWAYS:
-                list(K_SAMPLERS[name](denoise, x, ts, noise=counting, eta=1.0))
-            found[f"{key}.n_noises"] = torch.tensor(max(draws.used, counting.used))
+            key, solver = ".".join([grid, name, *options.values(), f"eta{eta}"]), K_SAMPLERS[name]
+            ours, noise = options_of(name, options), Recorded(case.inputs["noises"])
+            *_, last = solver(denoise, x, ts, noise=noise, eta=eta, s_noise=config["s_noise"], **ours)
+            unused = draws_of(solver, denoise, x, ts) if eta == 0 and name in DRAW_ALWAYS else 0
+            found |= {f"{key}.final": last.x, f"{key}.n_noises": torch.tensor(max(noise.count, unused))}
+        churn = {name.replace("s_tm", "s_m"): value for name, value in config["churn"].items()}
+        for name, solver in CHURNED.items():
+            *_, last = solver(denoise, x, ts, noise=Recorded(case.inputs["noises"]), **churn)
+            found[f"{grid}.{name}.churn.final"] = last.x
+    return found
+
+
+def k_dpm(case: Case) -> dict[str, Tensor]:
+    """The solvers of ``solvers_k_ode`` that are DPM-Solvers."""
+    config, found = case.config, {}
+    data, noise = mixture_of(case), case.inputs["noise"]
+    for name, sigmas in case.inputs.items():
+        if name.startswith("sigmas."):
+            x = noise * sigmas[0]
+            states = [s.x for s in dpmpp_2m(data.on(edm_path(sigmas)), x, sigmas / sigmas[0], lower_order_below=0)]
+            found[f"{name.removeprefix('sigmas.')}.dpmpp_2m.final"] = states[-1]
+            found[f"{name.removeprefix('sigmas.')}.dpmpp_2m.trajectory"] = torch.stack([x, *states[:-1]])
+    ends = {name: config[name] for name in ("sigma_min", "sigma_max")}
+    path, x = EDM(**ends), noise * config["sigma_max"]
+    for n in config["fast_n"]:
+        *_, last = dpm_fast(data.on(path), x, grids.log_snr(path, n, to_zero=False, **ends))
+        found[f"dpm_fast.n{n}.final"] = last.x
+    for order in (2, 3):
+        counted = Counted(data.on(path))
+        ts = grids.log_snr(path, 1, to_zero=False, **ends)
+        *_, last = dpm_adaptive(counted, x, ts, order=order)
+        found[f"dpm_adaptive.o{order}.final"] = last.x
+        evaluations = counted.evaluations
+        found[f"dpm_adaptive.o{order}.nfe_steps"] = torch.tensor([evaluations, evaluations // order])
     return found
