@@ -178,18 +178,20 @@ def log_likelihood(
     divergence: Divergence,
     times: Tensor | None = None,
     prior: Prior | None = None,
-    solver: Solver = functools.partial(dopri5, rtol=1e-5, atol=1e-5),
+    solver: Solver | None = None,
     progress: str | None = None,
 ) -> Likelihood:
     """log p(x) of x (B, ...) under the probability-flow ODE of a denoiser, nats.
 
     divergence: Exact(), or Hutchinson(rademacher(x, 8)). times: float64, rising from where x is taken to be to the
     noise; None: all of the path that has a finite log-SNR. prior: (latent (B, ...), t ()) -> log density (B,); None: of
-    N(0, sigma(t)^2 I), which samples start from and which a path that keeps some image at t = 1 only comes near. solver: an ODE solver of ditkit.solvers, its options bound.
+    N(0, sigma(t)^2 I), which samples start from and to which a path that keeps some image at t = 1 only comes near.
+    solver: an ODE solver of ditkit.solvers, its options bound; None: dopri5 with tolerances of 1e-5.
     progress: the progress bar's label, None for none. UserError: times that do not rise in [0, 1], or a result that is
     not finite.
     """
     times = default_times(denoise.path) if times is None else times.double()
+    solver = solver or functools.partial(dopri5, rtol=1e-5, atol=1e-5)
     augmented = WithDivergence(denoise, divergence, x)
     y = torch.cat([x.double().flatten(1), x.new_zeros(len(x), divergence.columns).double()], dim=1)
     with torch.no_grad(), tqdm(total=len(times) - 1, desc=progress, unit="time", disable=progress is None) as bar:

@@ -1,4 +1,4 @@
-"""Cases of hustvl/LightningDiT's transport: data at t = 1, times moved by a shift, a loss on the velocity's direction."""
+"""Cases of hustvl/LightningDiT's transport: data at t = 1, shifted times, a loss on the velocity's direction."""
 
 from __future__ import annotations
 
