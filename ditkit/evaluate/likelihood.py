@@ -136,16 +136,16 @@ class WithDivergence:
         self.path = Mirrored(denoise.path)
         self.evaluations = 0
 
-    def __call__(self, y: Tensor, t: Tensor) -> Denoised:
+    def __call__(self, x: Tensor, t: Tensor) -> Denoised:
         self.evaluations += 1
         columns, forward = self.divergence.columns, 1 - t
         with torch.enable_grad():
-            x = y[:, :-columns].to(self.like.dtype).reshape(self.like.shape).requires_grad_()
-            said = self.denoise(x, forward)
+            sample = x[:, :-columns].to(self.like.dtype).reshape(self.like.shape).requires_grad_()
+            said = self.denoise(sample, forward)
             v = Velocity().target(self.denoise.path, said.x0, said.eps, forward)
-            rate = self.divergence(v, x).to(y.dtype)
-        image, noise = Velocity().solve(self.path, -rate, y[:, -columns:], t)
-        x0, eps = (part.detach().flatten(1).to(y.dtype) for part in (said.x0, said.eps))
+            rate = self.divergence(v, sample).to(x.dtype)
+        image, noise = Velocity().solve(self.path, -rate, x[:, -columns:], t)
+        x0, eps = (part.detach().flatten(1).to(x.dtype) for part in (said.x0, said.eps))
         return Denoised(torch.cat([eps, image], dim=1), torch.cat([x0, noise], dim=1))
 
 
