@@ -122,5 +122,19 @@ def test_a_start_where_nothing_is_left_of_the_image_samples_or_says_why_not(
         assert bool(samples.isfinite().all())
 
 
+@every_solver
+def test_states_are_as_precise_as_the_samples_and_end_where_the_grid_does(solver: Solver):
+    path = PATHS["vp"]
+    ts, x = levels(path, 3), DATA.on(path).start(8, levels(path, 3)[0])
+    for dtype in (torch.float32, torch.float64):
+        states = list(solver(DATA.on(path), x.to(dtype), ts, noise=lambda k, dtype=dtype: noise(k)[:8].to(dtype)))
+        times = torch.stack([state.t for state in states])
+        assert times.dtype == torch.float64
+        assert bool((times.diff() <= 0).all())
+        assert times[-1] == ts[-1]
+        assert {state.x.dtype for state in states} == {dtype}
+        assert all(state.x.shape == x.shape for state in states)
+
+
 def test_discovery_finds_a_solver_of_each_family():
     assert {"ddpm", "ddim"} <= SOLVERS.keys()

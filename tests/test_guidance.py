@@ -117,7 +117,8 @@ def test_the_exact_classifier_turns_the_mixture_into_its_component(path: Path):
 
 def test_a_real_classifier_sees_what_a_network_sees_and_its_scale_counts():
     path, seen = DDPMLinear(), []
-    head = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    linear = nn.Linear(12, 3)
+    head = nn.Sequential(nn.Flatten(), linear)
 
     def classifier(x: Tensor, time: Tensor) -> Tensor:
         seen.append(time)
@@ -128,7 +129,7 @@ def test_a_real_classifier_sees_what_a_network_sees_and_its_scale_counts():
         once, twice = (classifier_gradient(classifier, label, path, scale)(x, T) for scale in (1.0, 2.0))
     torch.testing.assert_close(2 * once, twice)
     p = head(x).softmax(1)
-    weight = head[1].weight.reshape(3, 3, 2, 2)
+    weight = linear.weight.reshape(3, 3, 2, 2)
     expected = weight[label] - torch.einsum("bk,kchw->bchw", p, weight)
     torch.testing.assert_close(once, expected)
     assert seen[0].tolist() == [399.0, 399.0]
