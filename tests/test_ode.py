@@ -67,7 +67,7 @@ def solution(path: Path) -> tuple[Tensor, Tensor]:
 @every_solver
 def test_the_error_falls_with_the_nominal_order(solver: Callable[..., Any], order: float, path: Path):
     x, exact = solution(path)
-    counts = torch.tensor([24, 34, 48, 68]) if order > 2 else torch.tensor([48, 68, 96, 136])
+    counts = torch.tensor([20, 28, 40, 56])
     errors = [(run(solver, DATA.on(path), x, interior(path, k)) - exact).norm(dim=1).mean() for k in counts.tolist()]
     log_h, log_error = -counts.double().log(), torch.stack(errors).log()
     slope = ((log_h - log_h.mean()) * log_error).sum() / (log_h - log_h.mean()).square().sum()
@@ -79,7 +79,7 @@ def test_the_error_falls_with_the_nominal_order(solver: Callable[..., Any], orde
 def test_heun_is_of_order_2_in_every_variable(path: Path, variable: str):
     x, exact = solution(path)
     errors = []
-    for k in (40, 80, 160, 320):
+    for k in (24, 48, 96, 192):
         ts = interior(path, k)
         errors.append((run(heun, DATA.on(path), x, ts, variable=variable) - exact).norm(dim=1).mean().item())
     slopes = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
@@ -91,24 +91,26 @@ def test_heun_is_of_order_2_in_every_variable(path: Path, variable: str):
 def test_order_2_shows_from_pure_noise_to_the_image(solver: Callable[..., Any], path: Path):
     x, data = normal(6, 2), DATA.on(path)
     exact = run(dopri5, data, x, grids.uniform(path, 1), rtol=1e-9, atol=1e-9, t_min=1e-5)
-    errors = [(run(solver, data, x, grids.uniform(path, k)) - exact).norm(dim=1).mean().item() for k in (20, 160)]
-    assert math.log(errors[0] / errors[1], 8) > 1.8
+    errors = [(run(solver, data, x, grids.uniform(path, k)) - exact).norm(dim=1).mean().item() for k in (20, 80)]
+    assert math.log(errors[0] / errors[1], 4) > 1.8
+
+
+UNEVEN = [[1.0, 0.0], [1.0, 0.3, 0.0], [1.0, 0.97, 0.5, 0.49, 0.1, 0.002, 0.0]]
 
 
 @every_path
-@variables
-@pytest.mark.parametrize("steps", [[1.0, 0.0], [1.0, 0.3, 0.0], [1.0, 0.97, 0.5, 0.49, 0.1, 0.002, 0.0]], ids=len)
 @every_solver
 def test_few_and_uneven_steps_give_finite_samples_of_the_same_type(
-    solver: Callable[..., Any], order: float, steps: list[float], variable: str, path: Path
+    solver: Callable[..., Any], order: float, path: Path
 ):
-    ts = torch.tensor(steps, dtype=torch.float64)
-    x = over(path.sigma(ts[0]), normal(3, 2, index=5)) * normal(3, 2, index=5, dtype=torch.float32)
-    states = list(solver(DATA.on(path), x, ts, noise=lambda k: normal(3, 2, dtype=torch.float32), variable=variable))
-    assert [state.t.item() for state in states] == steps[1:]
-    for state in states:
-        assert state.x.dtype == torch.float32
-        assert state.x.isfinite().all()
+    for variable, steps in itertools.product(["noise", "angle", "time"], UNEVEN):
+        ts, z = torch.tensor(steps, dtype=torch.float64), normal(3, 2, index=5, dtype=torch.float32)
+        denoise, x = DATA.on(path), over(path.sigma(ts[0]), z) * z
+        states = list(solver(denoise, x, ts, noise=lambda k: normal(3, 2, dtype=torch.float32), variable=variable))
+        assert [state.t.item() for state in states] == steps[1:]
+        for state in states:
+            assert state.x.dtype == torch.float32, variable
+            assert state.x.isfinite().all(), (variable, steps)
 
 
 @every_path
@@ -210,9 +212,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     "rtol 0": lambda: nothing(dopri5, [1, 0.5], rtol=0.0),
     "'noise' is infinite": lambda: nothing(dopri5, [1, 0.5], DATA.on(Linear()), variable="noise"),
     "sample 1 is not finite": lambda: nothing(dopri5, [1, 0.5], Broken()),
-    "no step is small enough": lambda: list(
-        dopri5(DATA.on(VP()), normal(3, 2, dtype=torch.float32), grids.check([1, 0.1]), rtol=1e-12, atol=1e-12)
-    ),
+    "rtol 1e-12": lambda: list(dopri5(DATA.on(VP()), normal(3, 2).float(), grids.check([1, 0.1]), rtol=1e-12)),
     "0.1, 0.4": lambda: nothing(consistency, [0.1, 0.4]),
 }
 
@@ -249,7 +249,7 @@ def test_churn_raises_the_noise_level_inside_its_interval_and_never_beyond_the_p
 @pytest.mark.parametrize(("solver", "within"), [(edm, 0.004), (edm_euler, 0.05)])
 def test_churned_samples_have_the_datas_mean_and_variance(solver: Callable[..., Any], within: float, path: Path):
     data = GaussianData(path, 0.4, 0.5)
-    ts = grids.log_snr(path, 160, sigma_max=HIGH, sigma_min=0.02, to_zero=False)
+    ts = grids.log_snr(path, 80, sigma_max=HIGH, sigma_min=0.02, to_zero=False)
     mean, variance = moments(solver, data, ts, s_churn=30.0)
     assert mean == pytest.approx(path.alpha(ts[-1]).item() * 0.4, abs=within)
     assert variance == pytest.approx(data.variance(ts[-1]).item(), rel=within * 4)

@@ -116,7 +116,7 @@ class DiffusersSigmas:
         elif kw.get("use_exponential_sigmas"):
             self.levels = spaced(grids.log_snr(path, n, **ends))
         elif kw.get("use_beta_sigmas"):
-            self.levels = low + (high - low) * _beta_quantiles(n)
+            self.levels = low + (high - low) * beta_quantiles(n)
         if any(kw.get(f"use_{name}_sigmas") for name in ("karras", "exponential", "beta")):
             table = np.log(self.table)
             index = np.interp(self.levels.log().numpy(), table, np.arange(len(table)))
@@ -129,7 +129,7 @@ class DiffusersSigmas:
         return largest if self.spacing in ("linspace", "trailing") else (largest**2 + 1) ** 0.5
 
 
-def _beta_quantiles(n: int) -> Tensor:
+def beta_quantiles(n: int) -> Tensor:
     """Quantiles of Beta(0.6, 0.6) at n levels even from 1 to 0 (Lee et al. 2024), the default of Diffusers."""
     from scipy.stats import beta
 

@@ -19,6 +19,7 @@ from ditkit.solvers.ancestral import ddim
 from ditkit.solvers.consistency import consistency
 from ditkit.solvers.state import State
 from tests.conformance.adapters.analytic import DiffusersSigmas, Recorded, Watched, edm_path, mixture_of
+from tests.conformance.adapters.solvers_dpm import k_dpm
 from tests.conformance.harness import Case, covers
 
 Solver = Callable[..., Iterator[State]]
@@ -94,7 +95,7 @@ def k_ode(case: Case) -> dict[str, Tensor]:
             key = f"{grid.removeprefix('sigmas.')}.{name}"
             out[f"{key}.final"] = states[-1]
             out[f"{key}.trajectory"] = torch.stack([x, *states[:-1]])
-    return out
+    return out | k_dpm(case)
 
 
 def ablation_grid(discretization: str, n: int) -> Tensor:
@@ -260,7 +261,8 @@ def diffusers_flow(case: Case) -> dict[str, Tensor]:
         out[f"{name}.sigmas"] = ts
         out[f"{name}.model_outputs"] = torch.stack([said.eps - said.x0 for _, _, said in watched.calls])
         out[f"{name}.trajectory"] = torch.stack(states)
-        out[f"{name}.n_noises"] = torch.tensor(noise.count)
+        # the reference draws a noise for the step to t = 0 too, and multiplies it by 0
+        out[f"{name}.n_noises"] = torch.tensor(len(states) if noise.count else 0)
     return out
 
 
