@@ -1,15 +1,16 @@
 """Floor 1: DPM-Solver with steps of its own choice: DPM-Solver-fast on even log-SNR, and an adaptive step size.
 
-Both need only the ends of the grid; a clean t = 0 is reached from the last noisy time in one step of order 1 (t_min;
-None: the grid's own last noisy time), since log-SNR is infinite there.
+Both need only the ends of the grid. Where log-SNR is infinite, in pure noise and at a clean t = 0, the grid's own first
+and last steps are taken, of order 1; t_min: where the last one starts (None: at the grid's last noisy time).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -52,21 +53,21 @@ def dpm_fast(
     """DPM-Solver-fast: as many evaluations as the grid has steps, in steps of order 3 that are even in log-SNR.
 
     x: (B, C, ...) at ts[0] (Lu et al. 2022a, section 3.4). eta, s_noise, noise(k): fresh noise after the k-th of these
-    steps, see euler_ancestral. UserError: the grid does not fall inside [0, 1] or starts in pure noise; eta, s_noise.
+    steps, see euler_ancestral. UserError: the grid does not fall inside [0, 1]; eta, s_noise or t_min out of range.
     """
     interval, renewal = Interval(denoise, ts, t_min), Renewal(eta, s_noise)
-    start, end = interval.start, interval.end
-    orders = orders_of(len(ts) - 1 - interval.to_clean, 3, final_lower=True)
-    h = (end.log_snr - start.log_snr) / len(orders)
-    for k, order in enumerate(orders):
-        last = k == len(orders) - 1
-        s, t = start, end if last else level_at(denoise.path, interval.start.log_snr + (k + 1) * h)
+    for state in interval.step(x, interval.before):
+        x = state.x
+        yield state
+    orders, end = orders_of(interval.evaluations, 3, final_lower=True), interval.end
+    outer = divided(denoise.path, interval.start, end, tuple(k / len(orders) for k in range(1, len(orders))))
+    for k, (order, (s, t)) in enumerate(zip(orders, itertools.pairwise(outer), strict=bool(orders))):
         below = renewal.below(s, t, end.sigma / end.alpha)
         inside = divided(denoise.path, s, below, NODES[order])
         *_, state = stages = list(single(NOISE, MIDPOINT, denoise, x, inside, noise))
-        x, start = renewal.renewed(state.x, below, t, noise, k), t
+        x = renewal.renewed(state.x, below, t, noise, k)
         yield State(x, t.t, stages[0].said)
-    yield from interval.last_step(x)
+    yield from interval.step(x, interval.after)
 
 
 def dpm_adaptive(
@@ -105,32 +106,32 @@ def dpm_adaptive(
 
 
 class Interval:
-    """What log-SNR is stepped through between a grid's ends, and the step from there to a clean end."""
+    """The part of a grid where log-SNR is finite, from start to end, and the steps of order 1 before and after it."""
 
     def __init__(self, denoise: Denoise, ts: Tensor, t_min: float | None) -> None:
-        """UserError: not a grid, pure noise at its start, no noisy time to stop at."""
+        """UserError: not a grid; a t_min for a grid that ends in noise, or beyond its first noisy time."""
         ts, path = check(ts), denoise.path
-        self.denoise, self.clean = denoise, ts[-1]
-        self.to_clean = bool(path.sigma(ts[-1]) == 0)
-        if bool(is_noise(path, ts[0])):
-            raise UserError(f"time {ts[0]:g}: nothing of the image is left there, start below it (grid option t_max)")
-        if not self.to_clean:
-            stop = ts[-1]
-        else:
-            stop = ts[-2] if t_min is None else torch.tensor(t_min, dtype=torch.float64)
-        if not 0 <= stop < ts[0]:
-            raise UserError(f"from time {ts[0]:g} to {stop:g}: expected two noisy times; take more steps or give t_min")
-        self.start, self.end = levels(path, torch.stack([ts[0], stop]))
+        noise, clean = bool(is_noise(path, ts[0])), bool(path.sigma(ts[-1]) == 0)
+        inside = ts[int(noise) : len(ts) - int(clean)]
+        if t_min is not None:
+            if not clean or not len(inside) or not 0 < t_min <= inside[0]:
+                raise UserError(f"t_min {t_min:g}: expected above 0, below the grid's times, which must end at t = 0")
+            inside = torch.cat([inside[:1], torch.tensor([t_min], dtype=torch.float64)])
+        ends = inside[[0, -1]] if len(inside) else ts[[-1, -1]]
+        self.denoise = denoise
+        self.start, self.end = levels(path, ends)
+        self.before = levels(path, torch.stack([ts[0], ends[0]])) if noise else []
+        self.after = levels(path, torch.stack([ends[1], ts[-1]])) if clean and len(inside) else []
+        self.evaluations = len(ts) - 1 - bool(self.before) - bool(self.after)
 
     def reached(self, s: Level) -> bool:
         """Whether s is the end, up to rounding."""
         return s.log_snr >= self.end.log_snr - SHORTEST
 
-    def last_step(self, x: Tensor) -> Iterator[State]:
-        """The step to a clean end: x0."""
-        if self.to_clean:
-            said = self.denoise(x, self.end.t)
-            yield State(said.x0, self.clean, said)
+    def step(self, x: Tensor, at: Sequence[Level]) -> Iterator[State]:
+        """The step before or after, if there is one."""
+        if at:
+            yield from single(DATA, MIDPOINT, self.denoise, x, at, None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,6 +217,9 @@ def adaptive(
     renewal: Renewal,
 ) -> Iterator[State]:
     """Steps of two orders at once, the higher one taken, their difference steering the controller."""
+    for state in interval.step(x, interval.before):
+        x = state.x
+        yield state
     s, end, before, taken = interval.start, interval.end, x, 0
     while not interval.reached(s):
         h = min(control.h, end.log_snr - s.log_snr)
@@ -229,7 +233,7 @@ def adaptive(
             x, before, s = renewal.renewed(high.x, below, t, noise, taken), low, t
             taken += 1
             yield State(x, t.t, high.said)
-    yield from interval.last_step(x)
+    yield from interval.step(x, interval.after)
 
 
 def both_orders(form: Form, order: int, denoise: Denoise, x: Tensor, inside: list[Level]) -> tuple[Tensor, State]:

@@ -18,6 +18,7 @@ from ditkit.base.errors import UserError
 from ditkit.process.denoiser import Denoise
 from ditkit.process.grids import check
 from ditkit.solvers.exponential import (
+    FEW,
     Answer,
     Data,
     Form,
@@ -30,9 +31,6 @@ from ditkit.solvers.exponential import (
     rule_named,
 )
 from ditkit.solvers.state import State
-
-FEW = 15
-"""Steps below which Lu et al. 2022b advise lower orders at the end."""
 
 
 def dpm_multistep(

@@ -16,6 +16,7 @@ from ditkit.process.denoiser import Denoise
 from ditkit.process.grids import check
 from ditkit.process.path import is_noise
 from ditkit.solvers.exponential import (
+    FEW,
     Answer,
     Data,
     Form,
@@ -30,7 +31,6 @@ from ditkit.solvers.exponential import (
 )
 from ditkit.solvers.state import State
 
-FEW = 15
 Stages = Mapping[tuple[int, int], tuple[tuple[int, ...], Rule]]
 """(order, stage) -> which earlier stages' answers the stage takes beside the first, and their rule; none: order 1."""
 
@@ -99,7 +99,7 @@ def orders_of(steps: int, order: int, *, final_lower: bool = False) -> list[int]
     whole, rest = divmod(steps, order)
     if rest:
         return [order] * whole + [rest]
-    if final_lower and order == 3:
+    if final_lower and order == 3 and whole:
         return [order] * (whole - 1) + [2, 1]
     return [order] * whole
 

@@ -127,9 +127,17 @@ def weights(move: Move, nodes: Sequence[float], rule: Rule) -> list[float]:
     """What D(theta_k) - D(0) is weighed with, so that theta^i gives the rule's moment i, i = 1..len(nodes)."""
     if not nodes:
         return []
-    theta = torch.tensor(nodes, dtype=torch.float64)
-    powers = theta ** torch.arange(1, len(nodes) + 1)[:, None]
-    return torch.linalg.solve(powers, torch.tensor(rule(move, len(nodes)), dtype=torch.float64)).tolist()
+    # a Vandermonde system for w_k theta_k, solved in place (Bjorck & Pereyra 1970; Golub & Van Loan, alg. 4.6.2)
+    w, n = rule(move, len(nodes)), len(nodes)
+    for k in range(n - 1):
+        for i in range(n - 1, k, -1):
+            w[i] -= nodes[k] * w[i - 1]
+    for k in range(n - 2, -1, -1):
+        for i in range(k + 1, n):
+            w[i] /= nodes[i] - nodes[i - k - 1]
+        for i in range(k, n - 1):
+            w[i] -= w[i + 1]
+    return [w_k / theta for w_k, theta in zip(w, nodes, strict=True)]
 
 
 def sde_keep(h: float, eta: float) -> float:
@@ -225,6 +233,8 @@ class Noise(Form):
 
 
 DATA, NOISE = Data(), Noise()
+FEW = 15
+"""Steps below which lower orders at the end are advised (Lu et al. 2022b)."""
 
 
 def final_orders(steps: int, order: int, fewer_than: int, *, clean_end: bool) -> list[int]:

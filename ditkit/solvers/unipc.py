@@ -14,6 +14,7 @@ from ditkit.process.denoiser import Denoise
 from ditkit.process.grids import check
 from ditkit.solvers.exponential import (
     DATA,
+    FEW,
     NOISE,
     Answer,
     Form,
@@ -46,14 +47,14 @@ def unipc(
     predict: str = "x0",
     corrector: bool = True,
     uncorrected: Sequence[int] = (),
-    lower_order_final: bool = True,
+    lower_order_below: int = FEW,
 ) -> Iterator[State]:
     """UniPC-p: a predictor of order p and a corrector of order p + 1, one evaluation a step (Zhao et al. 2023, alg. 1).
 
     x: (B, C, ...) at ts[0]; the states are predictions, each corrected when the next step asks there. order: 1 to 5;
-    the first steps are of lower order, and the last where lower_order_final. variant: bh1, bh2 or exact. predict: x0 or
-    eps, what is interpolated. corrector: off is UniP. uncorrected: steps that are not corrected (the first few, under
-    strong guidance). UserError: the grid does not fall inside [0, 1]; an option out of range.
+    the first steps are of lower order, and the last of grids of fewer steps than lower_order_below. variant: bh1, bh2
+    or exact. predict: x0 or eps, what is interpolated. corrector: off is UniP. uncorrected: steps that are not corrected
+    (the first few, under strong guidance). UserError: the grid does not fall inside [0, 1]; an option out of range.
     """
     if order not in range(1, HIGHEST + 1):
         raise UserError(f"order {order}: expected 1 to {HIGHEST}")
@@ -63,7 +64,7 @@ def unipc(
     ts = check(ts)
     steps = len(ts) - 1
     clean_end = bool(denoise.path.sigma(ts[-1]) == 0)
-    orders = final_orders(steps, order, steps + 1 if lower_order_final else 0, clean_end=clean_end)
+    orders = final_orders(steps, order, lower_order_below, clean_end=clean_end)
     corrected = [corrector and k not in uncorrected for k in range(steps)]
     return predict_correct(FORMS[predict], VARIANTS[variant], orders, corrected, denoise, x, ts)
 

@@ -297,7 +297,7 @@ def ddim_to(denoise: Denoise, x: Tensor, ts: Tensor, noise: Callable[[int], Tens
 
 
 class Replayed:
-    """At almost pure noise the reference's x0 is its float32's rounding: there x0 is replayed from what was recorded."""
+    """At almost pure noise the reference's x0 is mere float32 rounding: there it is replayed from the recording."""
 
     def __init__(self, denoise: Denoise, eps: Tensor) -> None:
         self.denoise, self.path, self.eps = denoise, denoise.path, iter(eps.float())
