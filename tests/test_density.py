@@ -80,20 +80,21 @@ def test_times_follow_the_density(density: Density, path):
     t = density(draws(), path).sort().values
     assert bool(((t >= 0) & (t <= 1)).all())
     known, below = distribution(density, path)
-    at = torch.searchsorted(known, t).clamp(max=len(known) - 1)
+    at = torch.searchsorted(known, t).clamp(1, len(known) - 1)
+    share = torch.lerp(below[at - 1], below[at], (t - known[at - 1]) / (known[at] - known[at - 1]))
     rank = torch.arange(DRAWS, dtype=torch.float64) / DRAWS
-    assert (below[at] - rank).abs().max().item() < 1.95 / DRAWS**0.5
+    assert (share - rank).abs().max().item() < 1.95 / DRAWS**0.5
 
 
 @every_density
 def test_the_weight_makes_means_uniform_ones(density: Density):
     if isinstance(density, Uniform) and density.high - density.low < 1:
         pytest.skip("it never visits some times")
-    path = Linear()
-    t = density(draws(200_000), path)
-    inside = (t > 0.02) & (t < 0.98)  # where every density draws often enough
-    mean = (density.weight(t, path) * t**2 * inside).mean().item()
-    assert mean == pytest.approx((0.98**3 - 0.02**3) / 3, abs=0.01)
+    path, count = Linear(), 20_000
+    t = density((torch.arange(count, dtype=torch.float64) + 0.5) / count, path)
+    low, high = t.quantile(0.01).item(), t.quantile(0.99).item()  # where it draws often enough
+    mean = (density.weight(t, path) * t**2 * ((t > low) & (t < high))).mean().item()
+    assert mean == pytest.approx((high**3 - low**3) / 3, abs=2e-3)
 
 
 @every_density
@@ -121,13 +122,13 @@ def test_a_shift_moves_the_noise_level_by_its_factor():
     torch.testing.assert_close(level(moved), 3 * level(plain), rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("steps", [7, 50, 1000])
+@pytest.mark.parametrize("steps", [20, 50, 1000])
 def test_loss_history_is_uniform_until_it_knows_every_time(steps: int):
     path, history, u = DDPMLinear(steps=steps), LossHistory(bins=steps), draws(5000)
     assert torch.equal(history(u, path), Uniform()(u, path))
     history.update(torch.ones(20), torch.full((20,), 9.0))
     assert torch.equal(history(u, path), Uniform()(u, path))
-    assert torch.equal(history.weight(history(u, path), path), torch.ones(5000, dtype=torch.float64))
+    torch.testing.assert_close(history.weight(history(u, path), path), torch.ones(5000, dtype=torch.float64))
 
 
 def test_loss_history_draws_in_proportion_to_the_root_mean_square_loss():
@@ -140,7 +141,7 @@ def test_loss_history_draws_in_proportion_to_the_root_mean_square_loss():
     torch.testing.assert_close(history.shares, expected)
     torch.testing.assert_close(history.weight(t, path), 1 / (20 * expected))
     counts = torch.bincount((history(draws(100_000), path) * 20).round().long(), minlength=21)[1:]
-    torch.testing.assert_close(counts / 100_000, expected, atol=0.004, rtol=0)
+    torch.testing.assert_close(counts.double() / 100_000, expected, atol=0.004, rtol=0)
 
 
 @pytest.mark.parametrize("path", [Linear(), DDPMLinear(steps=30)], ids=lambda path: path.name)

@@ -34,7 +34,11 @@ RANGES: dict[Path, tuple[float, float]] = {
 }
 every_range = pytest.mark.parametrize(("path", "ends"), RANGES.items(), ids=lambda v: getattr(v, "name", ""))
 every_solver = pytest.mark.parametrize("solver", SDE_SOLVERS.values(), ids=SDE_SOLVERS)
-every_form = pytest.mark.parametrize("w", FORMS)
+every_solver_and_form = pytest.mark.parametrize(
+    ("solver", "w"),
+    [*((solver, "sigma") for solver in SDE_SOLVERS.values()), *((platen, w) for w in FORMS if w != "sigma")],
+    ids=lambda v: getattr(v, "__name__", v),
+)
 
 
 def moments(solver, data: GaussianData, ts: Tensor, draws: int = 1, **options) -> tuple[float, float]:
@@ -95,22 +99,20 @@ def test_predictors_are_of_weak_order_1(predictor: str, path: Path, ends):
 
 
 @every_range
-@every_solver
-@every_form
-def test_any_w_leaves_the_marginals(w: str, solver, path: Path, ends):
+@every_solver_and_form
+def test_any_w_leaves_the_marginals(solver, w: str, path: Path, ends):
     of_mean, of_variance = errors(solver, path, ends, 100, w=w, scale=0.5, last="noise")
     size = GaussianData(path, 0.7, 0.5).variance(torch.tensor(ends[1], dtype=torch.float64)).item()
     assert of_mean < 1e-2
     assert of_variance < 0.1 * size
 
 
-@every_solver
-@every_form
+@every_solver_and_form
 @pytest.mark.parametrize("path", [Linear(), VP()], ids=lambda path: path.name)
-def test_samples_of_a_mixture_have_its_moments(w: str, solver, path: Path):
+def test_samples_of_a_mixture_have_its_moments(solver, w: str, path: Path):
     data, count = mixture(2, seed=3), 2000
-    ts = torch.cat([torch.linspace(0.999, 0.02, 40, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)])
-    x = run(solver, data.on(path), normal(count, 2), ts, w=w, last="tweedie")
+    ts = torch.cat([torch.linspace(0.9, 0.02, 40, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)])
+    x = run(solver, data.on(path), data.on(path).start(count, ts[0]), ts, w=w, scale=0.3, last="tweedie")
     error = (x.mean(0) - data.mean).abs() / (data.covariance.diag() / count).sqrt()
     assert error.max().item() < 5 + 0.02 * count**0.5  # Monte-Carlo error, and the grid's
     # a variance estimated from n samples is sqrt(2 / n) off
@@ -156,15 +158,15 @@ def test_the_ancestral_predictor_is_ddpm(path: Path):
 @pytest.mark.parametrize("corrector", ["langevin", "annealed_langevin"])
 def test_a_corrector_moves_samples_towards_the_marginal(corrector: str):
     path, t = VE(), torch.tensor(0.4, dtype=torch.float64)
-    data, count = GaussianData(path, 0.0, 0.5), 3000
-    ts, start = torch.stack([t, t - 1e-6]), 0.3 * normal(count, 16)  # too narrow for t; the predictor hardly moves
+    data, count = GaussianData(path, 0.0, 0.5), 500
+    ts, start = torch.stack([t, t - 1e-6]), 0.3 * normal(count, 64)  # too narrow for t; the predictor hardly moves
     wanted = data.variance(t).item()
     found = [
         run(predictor_corrector, data, start, ts, corrector=corrector, corrections=n, snr=0.2).var().item()
         for n in (0, 2, 60)
     ]
     assert found[0] < found[1] < found[2]
-    assert found[2] == pytest.approx(wanted, rel=0.1)
+    assert found[2] == pytest.approx(wanted, rel=0.15)
 
 
 def test_a_sample_of_the_langevin_corrector_does_not_depend_on_its_batch():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ditkit.backbones.output import Output
 from ditkit.convert.sit import DataAtOne
+from ditkit.evaluate.likelihood import Hutchinson, log_likelihood, prior_log_density
 from ditkit.guidance import DIT_CHANNELS, ClassifierFree
 from ditkit.objectives import weights
 from ditkit.objectives.loss import Draws
@@ -20,8 +22,12 @@ from ditkit.process.density import Uniform
 from ditkit.process.langevin import FORMS
 from ditkit.process.path import Path, over
 from ditkit.process.prediction import Eps, Prediction, Score, Velocity
+from ditkit.solvers.dopri5 import dopri5
+from ditkit.solvers.flow import EULER, integrate
+from ditkit.solvers.ode import euler, heun, midpoint, rk4
 from ditkit.solvers.sde import drift, euler_maruyama, stochastic_heun
 from tests.conformance.adapters.dit import condition_of, load_case
+from tests.conformance.adapters.torchdiffeq import dopri5_past_the_end
 from tests.conformance.harness import Case, covers
 
 PATHS: dict[str, type[Path]] = {"Linear": Linear, "GVP": GVP, "VP": VP}
@@ -56,7 +62,11 @@ class Interval(NamedTuple):
 
     def times(self, count: int) -> Tensor:
         """``count`` equally spaced times, ours: descending from noise."""
-        return 1 - torch.linspace(self.start, self.end, count, dtype=torch.float64)
+        return 1 - self.theirs(count)
+
+    def theirs(self, count: int) -> Tensor:
+        """The reference's times, rounded to float32 as there: 1 - 0.999 feels it in its fourth digit."""
+        return torch.linspace(self.start, self.end, count).double()
 
 
 def denoiser_of(case: Case, path: str, row: str) -> Denoiser:
@@ -203,3 +213,84 @@ def sde_states(case: Case, path: str, row: str, form: str, norm: float, last: st
         last=LAST[last],
     )
     return [state.x for state in states]
+
+
+METHODS = {"euler": euler, "heun2": heun, "midpoint": midpoint, "rk4": rk4, "dopri5": dopri5}
+CLEAN = 1e-9
+"""How near VP's data end is come to where its velocity, which the reference does not take apart, is infinite."""
+
+
+def ode_states(case: Case, denoiser: Denoiser, method: str, ts: Tensor, **tolerances: float) -> list[Tensor]:
+    """The states from the initial one on; x and t are stepped in as the reference does, in t."""
+    options: dict[str, Any] = {"variable": "time", **tolerances}
+    if method in ("heun2", "rk4"):
+        options["at_clean_end"] = True
+    with torch.no_grad():
+        z = case.inputs["z"]
+        return [z, *(state.x for state in METHODS[method](denoiser, z, ts, **options))]
+
+
+@covers("sit_ode")
+def deterministic(case: Case) -> dict[str, Tensor]:
+    config, out = case.config, {}
+    for name in case.expected():
+        if name.startswith(("reverse.", "tight.")) or name.endswith(".trajectory"):
+            continue
+        path, row, method, _ = name.split(".")
+        ts = Interval.of(path, row, None).times(config["num_steps"])
+        denoiser = denoiser_of(case, path, row)
+        if method == "dopri5":
+            with torch.no_grad():
+                out[name] = dopri5_past_the_end(denoiser, case.inputs["z"], ts[0], ts[-1], **config["dopri5"])
+            continue
+        states = ode_states(case, denoiser, method, ts)
+        out |= {name: states[-1], f"{path}.{row}.{method}.trajectory": torch.stack(states)}
+    for name in case.expected():
+        kind, *combination = name.split(".")
+        if kind == "tight":
+            path, row, method = combination
+            ts = Interval.of(path, row, None).times(config["num_steps"])
+            out[name] = ode_states(case, denoiser_of(case, path, row), method, ts, rtol=1e-6, atol=1e-6)[-1]
+        if kind == "reverse":
+            path, row, _ = combination
+            with torch.no_grad():
+                ts = Interval.of(path, row, None).times(config["num_steps"]).flip(0)
+                *_, last = integrate(denoiser_of(case, path, row), case.inputs["z"], ts, EULER, "time")
+            out[name] = last.x
+    return out
+
+
+class InCallOrder:
+    """Hutchinson's estimate with another probe at every evaluation."""
+
+    columns = 1
+
+    def __init__(self, probes: Tensor) -> None:
+        self.probes = iter(probes)
+
+    def __call__(self, v: Tensor, x: Tensor) -> Tensor:
+        return Hutchinson(next(self.probes)[None])(v, x)
+
+
+@covers("sit_likelihood")
+def likelihood(case: Case) -> dict[str, Tensor]:
+    x, bits, config = case.inputs["x"], case.inputs["bits"], case.config
+    out = {"prior_logp": prior_log_density(Linear(), x, torch.ones((), dtype=torch.float64))}
+    for path, row in config["combos"]:
+        # the reference does not mirror its interval: it walks the times of noise to data from data to noise
+        times = Interval.of(path, row, None).theirs(config["num_steps"])
+        if path == "VP":
+            times = times.clamp(min=CLEAN)
+        for method in ("euler", "heun2"):
+            solver = functools.partial(METHODS[method], variable="time")
+            found = log_likelihood(
+                denoiser_of(case, path, row),
+                x,
+                divergence=InCallOrder(2 * bits - 1),
+                times=times,
+                prior=lambda latent, t: prior_log_density(Linear(), latent, torch.ones_like(t)),
+                solver=functools.partial(solver, at_clean_end=True) if method == "heun2" else solver,
+            )
+            name = f"{path}.{row}.{method}"
+            out |= {f"{name}.logp": found.log_p, f"{name}.latent": found.latent}
+    return out
