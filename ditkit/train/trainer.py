@@ -28,6 +28,9 @@ from ditkit.train.ema import EMA, warmed
 from ditkit.train.optim import adamw, learning_rate, update
 from ditkit.train.settings import TrainSettings
 
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+"""Of the steps or of the minutes, whichever ends the training: the time left is true in either case."""
+
 Objective = Callable[[Denoiser, Tensor, Draws], Loss]
 Encode = Callable[[Tensor, int], Tensor]
 """Pixels (B, C, H, W) on the trainer's device and the step to latents (B, c, h, w) on it."""
@@ -91,18 +94,19 @@ class Trainer:
         denoiser = dataclasses.replace(self.denoiser, net=compiled(self.net)) if s.compile else self.denoiser
         self.meter.start()
         start, before = time.perf_counter(), self.seconds
-        with tqdm(total=s.steps, initial=self.step, unit="step", dynamic_ncols=True) as bar:
+        with tqdm(total=1.0, initial=self.progress, desc="training", bar_format=_BAR, dynamic_ncols=True) as bar:
             while not self.finished and not self.stopping:
                 batch = next(batches)
                 parts, norm = self.one_step(denoiser, batch.x0, batch.condition)
                 self.meter.add(parts, norm)
                 self.seconds = before + time.perf_counter() - start
-                bar.update()
+                bar.update(self.progress - bar.n)
                 if self.step % s.log_every == 0 or self.step == s.steps:
                     self.meter.check_finite(self.step)
                     record = self.meter.read(self.step, self.lr, self.seconds)
                     log(record)
-                    bar.set_postfix_str(f"loss {record['loss']:.4f}, {record['images_per_s']:.0f} images/s")
+                    said = f"loss {record['loss']:.4f}, {record['images_per_s']:.0f} images/s"
+                    bar.set_postfix_str(f"step {self.step:,}, {said}", refresh=False)
                 for hook in hooks:
                     if self.step % hook.every == 0 and not self.finished:
                         self.meter.check_finite(self.step)
