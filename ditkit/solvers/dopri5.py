@@ -100,7 +100,7 @@ def dopri5(
     Wrap the denoiser in Counted to know how often it is asked. UserError: as in euler; tolerances finer than the
     numbers of x; a variable that is infinite at ts[0]; a state that is not finite.
     """
-    finest = 10 * torch.finfo(x.dtype).eps
+    finest = 4 * torch.finfo(x.dtype).eps
     if not (rtol >= finest and atol > 0):
         raise UserError(
             f"rtol {rtol:g}, atol {atol:g}: expected rtol of {finest:.0e} ({x.dtype}) or more, atol above 0"
