@@ -19,6 +19,7 @@ from ditkit.convert.autoencoder import load_autoencoder
 from ditkit.encoders.autoencoder import Autoencoder, encode_keyed
 from ditkit.guidance import ClassifierFree, Interval
 from ditkit.process.denoiser import Denoise, Denoised, Denoiser, clipped
+from ditkit.process.density import Density
 from ditkit.process.grids import check
 from ditkit.process.path import Path
 from ditkit.process.prediction import Prediction
@@ -48,9 +49,15 @@ def _called_with(*names: str) -> Callable[[Any], bool]:
     return accept
 
 
+def _memoryless(accept: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Accepts values, not objects with a history: those are driven from Python."""
+    return lambda value: accept(value) and dataclasses.is_dataclass(value)
+
+
 KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "path": ("ditkit.process", _buildable(Path)),
     "prediction": ("ditkit.process.prediction", _buildable(Prediction)),
+    "density": ("ditkit.process.density", _memoryless(_buildable(Density))),
     "objective": ("ditkit.objectives", _called_with("denoiser", "x0", "draws")),
     "solver": ("ditkit.solvers", _called_with("denoise", "x", "ts")),
     "grid": ("ditkit.process.grids", _called_with("path", "steps")),
@@ -101,7 +108,14 @@ def path(process: Process) -> Path:
 
 def prediction(process: Process) -> Prediction:
     """The row that the recipe names."""
-    return _find("prediction", process.prediction)()
+    kind = _find("prediction", process.prediction)
+    return kind(**_options("prediction", process.prediction, kind, process.prediction_options))
+
+
+def density(process: Process) -> Density:
+    """The density of training times that the recipe names."""
+    kind = _find("density", process.density)
+    return kind(**_options("density", process.density, kind, process.density_options))
 
 
 def objective(process: Process) -> Objective:

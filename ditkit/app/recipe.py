@@ -70,17 +70,23 @@ class Process:
     """Path, prediction and objective."""
 
     path: str = "ddpm_linear"
-    """Name of a path: ddpm_linear, cosine, scaled_linear."""
+    """Name of a path: ddpm_linear, cosine, scaled_linear, vp, sub_vp, ve, edm, linear, gvp."""
     path_options: dict[str, float] = dataclasses.field(default_factory=dict)
     """Options of the path, such as steps 1000."""
     prediction: str = "eps"
-    """What the network predicts: eps, x0, v."""
+    """What the network predicts: eps, x0, v, velocity, score, edm."""
+    prediction_options: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Options of the prediction, such as sigma_data 0.5."""
+    density: str = "uniform"
+    """Name of the density of training times: uniform, logit_normal, mode, cosmap, log_normal_sigma, ..."""
+    density_options: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Options of the density, such as mean 0 or std 1."""
     learned_variance: bool = False
     """Learn the reverse variance too (twice the output channels)."""
     objective: str = "simple"
-    """Name of an objective: simple, hybrid (for learned variance), vlb."""
+    """Name of an objective: simple, hybrid (for learned variance), vlb, stf."""
     objective_options: dict[str, str | float] = dataclasses.field(default_factory=dict)
-    """Options of the objective, such as vb_weight 1."""
+    """Options of the objective, such as weight min_snr or vb_weight 1."""
 
 
 @dataclass(frozen=True, config=STRICT)

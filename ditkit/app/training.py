@@ -117,7 +117,8 @@ def _trainer(recipe: Recipe, facts: dict[str, Any], autoencoder: Autoencoder) ->
     where = build.device(recipe.train.device)
     net = build.network(recipe.model, recipe.process, facts).to(where)
     denoiser, objective = build.denoiser(recipe, net), build.objective(recipe.process)
-    return Trainer(denoiser, objective, recipe.train, seed=recipe.seed, encode=build.encode(recipe, autoencoder))
+    times, encode = build.density(recipe.process), build.encode(recipe, autoencoder)
+    return Trainer(denoiser, objective, recipe.train, seed=recipe.seed, density=times, encode=encode)
 
 
 def _train(run: Run, trainer: Trainer, images: Images, facts: dict[str, Any], autoencoder: Autoencoder) -> str | None:

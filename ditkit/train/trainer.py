@@ -23,10 +23,13 @@ from ditkit.condition import Condition
 from ditkit.nn.compiled import compiled
 from ditkit.objectives.loss import Draws, Loss
 from ditkit.process.denoiser import Denoiser
-from ditkit.process.density import Uniform
+from ditkit.process.density import Density, Uniform
 from ditkit.train.ema import EMA, warmed
 from ditkit.train.optim import adamw, learning_rate, update
 from ditkit.train.settings import TrainSettings
+
+UNIFORM = Uniform()
+"""All training times alike."""
 
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 """Of the steps or of the minutes, whichever ends the training: the time left is true in either case."""
@@ -54,14 +57,18 @@ class Trainer:
         settings: TrainSettings,
         *,
         seed: int,
+        density: Density | None = None,
         encode: Encode | None = None,
     ) -> None:
-        """denoiser: holds the network to train, already on its device. encode: to latent space; None: pixel space."""
+        """denoiser: holds the network to train, already on its device. density: of training times; None: uniform.
+
+        encode: to latent space; None: pixel space.
+        """
         self.denoiser, self.objective, self.settings, self.seed = denoiser, objective, settings, seed
         net = denoiser.net
         assert isinstance(net, nn.Module)
         self.net: nn.Module = net
-        self.encode = encode
+        self.density, self.encode = density or UNIFORM, encode
         self.device = next(net.parameters()).device
         self.ema = EMA(net)
         self.optimizer = adamw(net, settings)
@@ -119,7 +126,7 @@ class Trainer:
         s = self.settings
         if self.encode:
             x0 = self.encode(x0.to(self.device), self.step)
-        draws, dropped = draw(self.seed, self.step, x0, denoiser, s.label_dropout)
+        draws, dropped = draw(self.seed, self.step, x0, denoiser, s.label_dropout, self.density)
         rows = torch.arange(len(x0)).chunk(s.accumulate)
         totals: dict[str, Tensor] = {}
         for part in rows:
@@ -138,10 +145,12 @@ class Trainer:
         return totals, norm
 
 
-def draw(seed: int, step: int, x0: Tensor, denoiser: Denoiser, label_dropout: float) -> tuple[Draws, Tensor]:
+def draw(
+    seed: int, step: int, x0: Tensor, denoiser: Denoiser, label_dropout: float, density: Density = UNIFORM
+) -> tuple[Draws, Tensor]:
     """The draws of a step, on the CPU: times, noise, and which samples lose their condition, (B,) bool."""
     source = rng.generator(seed, "train", step)
-    t = Uniform()(torch.rand(len(x0), generator=source, dtype=torch.float64), denoiser.path)
+    t = density(torch.rand(len(x0), generator=source, dtype=torch.float64), denoiser.path)
     dropped = torch.rand(len(x0), generator=source) < label_dropout
     return Draws(t, torch.randn(x0.shape, generator=source)), dropped
 
