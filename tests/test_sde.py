@@ -241,7 +241,7 @@ def test_samples_keep_their_shape_and_dtype_and_do_not_depend_on_their_batch(sol
 @pytest.mark.parametrize("steps", [1, 2])
 def test_one_and_two_steps_and_uneven_grids(solver, steps: int):
     data = mixture(2, seed=3)
-    for path in (Linear(), VP(), VE()):
+    for path in (Linear(), VP(), GVP()):
         ts = torch.tensor([0.95, 0.3, 0.0], dtype=torch.float64)[2 - steps :]
         x = run(solver, data.on(path), data.on(path).start(500, ts[0]), ts, last="tweedie")
         assert (x.mean(0) - data.mean).norm() < 0.3 * data.covariance.trace().sqrt()
