@@ -135,8 +135,9 @@ def test_loss_history_draws_in_proportion_to_the_root_mean_square_loss():
     path, history = DDPMLinear(steps=20), LossHistory(bins=20, memory=4, uniform=0.01)
     t = (torch.arange(20, dtype=torch.float64) + 1) / 20
     for k in range(9):  # only the latest four count
-        history.update(t, torch.where(t == 0.5, 2.0 * (k > 4), 1.0) * (100.0 if k < 5 else 1.0))
-    size = torch.where(t == 0.5, 2.0, 1.0).double()
+        late = torch.where(t == 0.5, [3.0, 1.0][k % 2], 2.0)
+        history.update(t, late if k > 4 else 100 * t)
+    size = torch.where(t == 0.5, 5.0**0.5, 2.0).double()
     expected = 0.99 * size / size.sum() + 0.01 / 20
     torch.testing.assert_close(history.shares, expected)
     torch.testing.assert_close(history.weight(t, path), 1 / (20 * expected))

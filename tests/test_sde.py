@@ -223,3 +223,25 @@ def test_wrong_options_are_errors_before_any_work(solver, options, why: str, pat
 def test_wrong_options_of_the_predictor_corrector_are_errors(options, why: str):
     with pytest.raises(UserError, match=why):
         run(predictor_corrector, GaussianData(VP(), 0.0, 1.0), normal(1, 1), uniform(VP(), 3), **options)
+
+
+@pytest.mark.parametrize("solver", [*SDE_SOLVERS.values(), predictor_corrector], ids=lambda solver: solver.__name__)
+def test_samples_keep_their_shape_and_dtype_and_do_not_depend_on_their_batch(solver):
+    path, ts = Linear(), uniform(Linear(), 6)
+    data, x = GaussianData(path, 0.4, 0.5), normal(5, 3, 2, 2, dtype=torch.float32)
+    z = [normal(5, 3, 2, 2, index=k + 1, dtype=torch.float32) for k in range(12)]
+    states = list(solver(data, x, ts, noise=lambda k: z[k]))
+    assert torch.equal(torch.stack([state.t for state in states]), ts[1:])
+    assert all(state.x.shape == x.shape and state.x.dtype == torch.float32 for state in states)
+    alone = run(solver, data, x[1:2], ts, lambda k: z[k][1:2])
+    torch.testing.assert_close(alone, states[-1].x[1:2], rtol=1e-6, atol=1e-6)
+
+
+@every_solver
+@pytest.mark.parametrize("steps", [1, 2])
+def test_one_and_two_steps_and_uneven_grids(solver, steps: int):
+    data = mixture(2, seed=3)
+    for path in (Linear(), VP(), GVP()):
+        ts = torch.tensor([0.95, 0.3, 0.0], dtype=torch.float64)[2 - steps :]
+        x = run(solver, data.on(path), data.on(path).start(500, ts[0]), ts, last="tweedie")
+        assert (x.mean(0) - data.mean).norm() < 0.3 * data.covariance.trace().sqrt()
