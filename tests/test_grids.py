@@ -187,3 +187,12 @@ def test_what_makes_no_grid_is_refused_in_one_line_that_names_it(named: str):
         REFUSED[named]()
     assert named in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("steps", [20, 1000])
+def test_a_chains_own_times_are_found_from_their_log_snr(steps: int):
+    path = DDPMLinear(steps=steps)
+    ts = (torch.arange(steps, dtype=torch.float64) + 1) / steps
+    torch.testing.assert_close(path.time_at(path.log_snr(ts)), ts, rtol=1e-9, atol=0)
+    far = torch.tensor([-50.0, 50.0, math.inf, -math.inf], dtype=torch.float64)
+    torch.testing.assert_close(path.time_at(far), torch.tensor([1, 0, 0, 1], dtype=torch.float64))

@@ -60,14 +60,14 @@ def solution(path: Path) -> tuple[Tensor, Tensor]:
     """Exact samples of x_t at the first level and where the ODE takes them at the last."""
     ts = interior(path, 4)[[0, -1]]
     x = DATA.on(path).start(6, ts[0])
-    return x, run(dopri5, DATA.on(path), x, ts, rtol=1e-12, atol=1e-12)
+    return x, run(dopri5, DATA.on(path), x, ts, rtol=1e-11, atol=1e-11)
 
 
 @every_path
 @every_solver
 def test_the_error_falls_with_the_nominal_order(solver: Callable[..., Any], order: float, path: Path):
     x, exact = solution(path)
-    counts = torch.tensor([20, 28, 40, 56])
+    counts = torch.tensor([40, 56, 80, 112] if order > 2 else [20, 28, 40, 56])
     errors = [(run(solver, DATA.on(path), x, interior(path, k)) - exact).norm(dim=1).mean() for k in counts.tolist()]
     log_h, log_error = -counts.double().log(), torch.stack(errors).log()
     slope = ((log_h - log_h.mean()) * log_error).sum() / (log_h - log_h.mean()).square().sum()
