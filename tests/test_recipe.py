@@ -59,7 +59,10 @@ def leaves(kind: Any, prefix: str = "") -> dict[str, dataclasses.Field[Any]]:
 OTHERS = {
     "data.source": "digits", "data.size": 8, "data.channels": 3, "data.autoencoder": "vae", "model.backbone": "unet",
     "model.preset": "DiT-S/2", "model.conditioning": "adaln", "process.path": "cosine",
-    "process.path_options": {"steps": 100.0}, "process.prediction": "v", "process.objective": "hybrid",
+    "process.path_options": {"steps": 100.0}, "process.prediction_options": {"sigma_data": 0.25},
+    "process.density": "mode",
+    "process.density_options": {"scale": 0.5}, "sample.grid": "karras", "sample.grid_options": {"rho": "5"},
+    "process.prediction": "v", "process.objective": "hybrid",
     "process.objective_options": {"vb_weight": "0.5"}, "train.precision": "bfloat16", "train.device": "cpu",
     "train.betas": (0.5, 0.75), "sample.solver": "ddpm", "sample.solver_options": {"variance": "beta"},
     "sample.steps": "10,15", "sample.guidance_interval": (0.25, 0.5), "evaluate.sweep": (1.0, 7.0),

@@ -19,7 +19,7 @@ from ditkit.base.registry import members
 from ditkit.base.rng import generator
 from ditkit.condition import NULL_LABEL, Condition
 from ditkit.data.loader import Batch
-from ditkit.process.grids import uniform as sampling_grid
+from ditkit.process.grids import log_snr
 from ditkit.sample import sample
 from ditkit.train.ema import EMA, warmed
 from ditkit.train.optim import adamw, learning_rate, update
@@ -28,13 +28,25 @@ from ditkit.train.trainer import Hook, Meter, Trainer, draw
 
 FACTS = {"input_size": [4, 8], "channels": 3, "classes": ["a", "b", "c"]}
 CONDITIONINGS = members("ditkit.backbones.dit_blocks", lambda v: getattr(v, "__mro__", [v])[1:2] == (dit_blocks.Block,))
-PROCESSES = [
+
+
+def refusal(process: Process) -> str | None:
+    """Why a process is refused before it is trained; None: it is not."""
+    try:
+        build.check_training(process)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+EVERY = [
     Process(path=path, prediction=prediction, objective=objective, learned_variance=learned)
     for path, prediction, objective, learned in itertools.product(
         build.known("path"), build.known("prediction"), build.known("objective"), (False, True)
     )
     if learned or objective != "hybrid"
 ]
+PROCESSES = [process for process in EVERY if refusal(process) is None]
 
 
 def recipe(**settings: Any) -> Recipe:
@@ -70,11 +82,15 @@ def test_the_parts_are_found() -> None:
     assert {"in_context", "cross_attention", "adaln", "adaln_zero"} <= CONDITIONINGS.keys()
 
 
-@pytest.mark.parametrize("conditioning", CONDITIONINGS)
-@pytest.mark.parametrize(
-    "process", PROCESSES, ids=lambda p: f"{p.path}-{p.prediction}-{p.objective}-{p.learned_variance}"
-)
-def test_every_combination_trains_and_samples(process: Process, conditioning: str) -> None:
+def test_only_bounds_on_paths_without_a_chain_are_refused() -> None:
+    for process in EVERY:
+        chainless = build.path(process).steps is None and process.objective in ("hybrid", "vlb")
+        assert (refusal(process) is not None) == chainless, process
+        assert not chainless or "discrete" in str(refusal(process))
+
+
+def two_steps(process: Process, conditioning: str = "adaln_zero") -> Trainer:
+    """A trainer after two steps that moved the network."""
     tiny = recipe(steps=2, log_every=1, lr=1e-3)
     tiny = dataclasses.replace(tiny, process=process, model=dataclasses.replace(tiny.model, conditioning=conditioning))
     trainer = trainer_of(tiny)
@@ -82,15 +98,29 @@ def test_every_combination_trains_and_samples(process: Process, conditioning: st
     records = train(trainer)
     assert [record["step"] for record in records] == [1, 2]
     assert any(not torch.equal(p, before[name]) for name, p in trainer.net.named_parameters())
+    return trainer
+
+
+@pytest.mark.parametrize(
+    "process", PROCESSES, ids=lambda p: f"{p.path}-{p.prediction}-{p.objective}-{p.learned_variance}"
+)
+def test_every_combination_trains_and_samples(process: Process) -> None:
+    trainer = two_steps(process)
     denoiser = dataclasses.replace(trainer.denoiser, net=trainer.ema.net)
-    for solver in build.known("solver"):
+    for solver in ("ddpm", "ddim", "heun", "dpmpp_2m"):  # every solver meets every row in test_everything
         sampling = Sampling(solver=solver, guidance=2.0, clip=True)
         x = sample(
-            denoiser, Condition(label=torch.tensor([0, 2])), [0, 1], (3, 4, 8), sampling_grid(denoiser.path, "2"),
+            denoiser, Condition(label=torch.tensor([0, 2])), [0, 1], (3, 4, 8), log_snr(denoiser.path, 3),
             solver=build.solver(sampling), guide=build.guide(sampling, True),
         )  # fmt: skip
         assert x.shape == (2, 3, 4, 8)
         assert x.isfinite().all()
+
+
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_every_conditioning_trains(conditioning: str, learned: bool) -> None:
+    two_steps(Process(objective="hybrid" if learned else "simple", learned_variance=learned), conditioning)
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:

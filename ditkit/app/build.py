@@ -13,11 +13,14 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 
 from ditkit.app.recipe import Model, Process, Recipe, Sampling
+from ditkit.backbones.output import Output
 from ditkit.base import registry
 from ditkit.base.errors import UserError, unknown
+from ditkit.condition import Condition
 from ditkit.convert.autoencoder import load_autoencoder
 from ditkit.encoders.autoencoder import Autoencoder, encode_keyed
 from ditkit.guidance import ClassifierFree, Interval
+from ditkit.objectives.loss import Draws
 from ditkit.process.denoiser import Denoise, Denoised, Denoiser, clipped
 from ditkit.process.density import Density
 from ditkit.process.grids import check
@@ -149,6 +152,17 @@ def check_sampling(process: Process, sampling: Sampling) -> None:
     Interval(standin, standin, *sampling.guidance_interval)
     ts, x = grid(sampling, standin.path), torch.zeros(1, 1, 1, 1)
     next(solver(sampling)(standin, x, ts, noise=lambda k: x))
+
+
+def check_training(process: Process) -> None:
+    """Raises UserError for a process that has no meaning (a bound on a path without a chain): before long work."""
+
+    def net(x: torch.Tensor, t: torch.Tensor, condition: Condition) -> Output:
+        return Output(torch.cat([x, x], 1) if process.learned_variance else x, {})
+
+    x0, t = torch.zeros(1, 1, 1, 1), density(process)(torch.full((1,), 0.5), path(process))
+    denoiser = Denoiser(net, path(process), prediction(process))
+    objective(process)(denoiser, x0, Draws(t, torch.ones_like(x0)))
 
 
 @dataclasses.dataclass(frozen=True)

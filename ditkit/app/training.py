@@ -62,7 +62,7 @@ def start(recipe: Recipe, out: Path) -> str | None:
     """A new run; None when it is trained, else the signal that stopped it. Raises before any folder is made."""
     check_new(out)
     build.check_sampling(recipe.process, recipe.sample)
-    build.objective(recipe.process)
+    build.check_training(recipe.process)
     autoencoder = build.autoencoder(recipe, build.device(recipe.train.device))
     images, facts = read_data(recipe, autoencoder)
     trainer = _trainer(recipe, facts, autoencoder)
