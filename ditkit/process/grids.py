@@ -28,7 +28,7 @@ def time_of_noise(path: Path, level: Tensor) -> Tensor:
 
     UserError where the noise level does not rise all the way, so that there is no inverse.
     """
-    rises = path.log_snr(torch.linspace(0, 1, 129, dtype=torch.float64)[1:-1]).diff() < 0
+    rises = path.log_snr(torch.linspace(*path.ends(), 129, dtype=torch.float64)).diff() < 0
     if not bool(rises.all()):
         raise UserError(
             f"path {path.name!r}: its log-SNR does not fall steadily from data to noise, so it has no inverse; "

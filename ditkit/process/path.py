@@ -137,6 +137,14 @@ class DiscretePath(Path):
     def sigma(self, t: Tensor) -> Tensor:
         return torch.expm1(2 * self._log_alpha_at(t)).abs().sqrt()  # abs: +0, not -0, at t = 0
 
+    def time_at(self, log_snr: Tensor) -> Tensor:
+        """The inverse of log_snr; between the chain's times log alpha is linear. Beyond the ends: 0 or 1."""
+        log_alpha = -torch.logaddexp(torch.zeros_like(log_snr), -2 * log_snr) / 2
+        table = self._log_alpha.to(log_snr.device)
+        left = (torch.searchsorted(-table, -log_alpha) - 1).clamp(0, self.steps - 1)
+        weight = (log_alpha - table[left]) / (table[left + 1] - table[left])
+        return ((left + weight) / self.steps).clamp(0, 1)
+
     def d_alpha(self, t: Tensor) -> Tensor:
         left = self._segment(t)
         table = self._log_alpha.to(t.device)
