@@ -56,7 +56,9 @@ def ditkit(*args: object) -> Said:
         main([str(arg) for arg in args])
     assert isinstance(stop.value.code, int)
     lines = [line.rpartition("\r")[2] for line in err.getvalue().splitlines()]
-    return Said(stop.value.code, out.getvalue(), [line for line in lines if line.strip() and "step/s" not in line])
+    return Said(
+        stop.value.code, out.getvalue(), [line for line in lines if line.strip() and not line.startswith("training:")]
+    )
 
 
 def train(data: object, out: object, *args: object) -> Said:

@@ -24,6 +24,7 @@ from ditkit.app import build, measuring, training
 from ditkit.app.cli import commands
 from ditkit.app.recipe import Measuring, Sampling, load_recipe
 from ditkit.app.run import load_model, open_run
+from ditkit.base import registry
 from ditkit.condition import Condition
 from ditkit.process.grids import uniform as sampling_grid
 from ditkit.sample import sample, trajectory
@@ -165,7 +166,10 @@ def test_an_image_depends_on_its_seed_alone(
 def test_samples_are_equal_to_the_bit_before_they_are_rounded(run: Path, unconditional: Path) -> None:
     for folder in (run, unconditional):
         model = load_model(open_run(folder))
-        for solver in build.known("solver"):
+        # steps of adaptive solvers depend on the worst sample of a batch: their images agree within the tolerance
+        fixed = [name for name, solver in build.known("solver").items() if "rtol" not in registry.options(solver)]
+        assert {"ddpm", "ddim", "heun", "dpmpp_2m", "euler_maruyama"} <= set(fixed)
+        for solver in fixed:
             how = model.how(Sampling(solver=solver, guidance=4.0))
             ts = sampling_grid(model.denoiser.path, "5")
             labels = model.labels(64)
