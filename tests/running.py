@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,10 @@ class Said:
     err: list[str]
 
 
+_BAR = re.compile(r"step/s|^training:")
+"""Lines of progress bars, which are not messages."""
+
+
 def ditkit(*args: object) -> Said:
     """Calls the command line in this process."""
     out, err = io.StringIO(), io.StringIO()
@@ -56,7 +61,7 @@ def ditkit(*args: object) -> Said:
         main([str(arg) for arg in args])
     assert isinstance(stop.value.code, int)
     lines = [line.rpartition("\r")[2] for line in err.getvalue().splitlines()]
-    return Said(stop.value.code, out.getvalue(), [line for line in lines if line.strip() and "step/s" not in line])
+    return Said(stop.value.code, out.getvalue(), [line for line in lines if line.strip() and not _BAR.search(line)])
 
 
 def train(data: object, out: object, *args: object) -> Said:

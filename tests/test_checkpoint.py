@@ -150,6 +150,13 @@ def test_the_optimiser_goes_on_to_the_bit() -> None:
     assert_same_tensors(one.state_dict(), other.state_dict())
 
 
+@pytest.mark.parametrize("name", ["exp_avg", "exp_avg/other", "exp_avg/bias"])
+def test_moments_of_another_model_are_refused(name: str) -> None:
+    net = nn.Linear(2, 3)
+    with pytest.raises(UserError, match=f"{name} .* does not fit the model"):
+        checkpoint.load_optimizer(adamw(net, TrainSettings()), net, {name: torch.zeros(7)})
+
+
 def test_leftovers_are_cleared_and_what_was_being_replaced_comes_back(tmp_path: Path) -> None:
     for name in ("a", ".a.old-1", ".b.old-1", ".c.writing-1"):
         (tmp_path / name).mkdir()

@@ -24,6 +24,7 @@ from ditkit.app import build, measuring, training
 from ditkit.app.cli import commands
 from ditkit.app.recipe import Measuring, Sampling, load_recipe
 from ditkit.app.run import load_model, open_run
+from ditkit.base import registry
 from ditkit.condition import Condition
 from ditkit.process.grids import uniform as sampling_grid
 from ditkit.sample import sample, trajectory
@@ -165,7 +166,10 @@ def test_an_image_depends_on_its_seed_alone(
 def test_samples_are_equal_to_the_bit_before_they_are_rounded(run: Path, unconditional: Path) -> None:
     for folder in (run, unconditional):
         model = load_model(open_run(folder))
-        for solver in build.known("solver"):
+        # steps of adaptive solvers depend on the worst sample of a batch: their images agree within the tolerance
+        fixed = [name for name, solver in build.known("solver").items() if "rtol" not in registry.options(solver)]
+        assert {"ddpm", "ddim", "heun", "dpmpp_2m", "euler_maruyama"} <= set(fixed)
+        for solver in fixed:
             how = model.how(Sampling(solver=solver, guidance=4.0))
             ts = sampling_grid(model.denoiser.path, "5")
             labels = model.labels(64)
@@ -320,6 +324,24 @@ def test_an_unconditional_run_is_measured_and_reported(unconditional: Path) -> N
     assert "unconditional" in page.words
 
 
+def test_a_run_of_one_class_is_measured_and_reported(tmp_path: Path) -> None:
+    data = draw_images(tmp_path / "data", [f"cat/{i}.png" for i in range(12)])
+    made(train(data, tmp_path / "r", "--evaluate.num", 8, "--evaluate.sweep-num", 8))
+    made(ditkit("evaluate", tmp_path / "r"))
+    assert "class_accuracy" not in json.loads((tmp_path / "r" / "metrics.json").read_text())
+    made(ditkit("report", tmp_path / "r"))
+
+
+def test_a_log_with_lines_that_are_no_records(unconditional: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(unconditional, mine)
+    before = open_run(mine).records()
+    with open(mine / "log.jsonl", "ab") as log:
+        log.write(b'3\nnull\n[1]\n{"step": "x"}\n{"loss": 1}\n\xff\xfe\n{"step": 1, "lo')
+    assert open_run(mine).records() == before
+    made(ditkit("train", "--resume", mine, "--train.steps", 5))
+
+
 def test_the_images_that_are_held_out_stay_so_when_classes_are_not_used(
     pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -365,6 +387,26 @@ def test_the_module_can_be_run_and_a_closed_pipe_is_no_error(run: Path) -> None:
         process.stdout.close()
         assert process.stderr
         assert "Traceback" not in process.stderr.read()
+
+
+def test_names_that_the_terminal_cannot_show_and_outputs_that_are_closed_or_full(tmp_path: Path) -> None:
+    data = draw_images(tmp_path / "data", [f"{kind}/{i}.png" for kind in ("née", "日本") for i in range(2)])
+    made(train(data, tmp_path / "r"))
+
+    def shell(command: str) -> subprocess.CompletedProcess[str]:
+        command = command.replace("ditkit", f"{sys.executable} -m ditkit.app.cli")
+        own = environment() | {"PYTHONIOENCODING": "ascii"}
+        return subprocess.run(command, shell=True, capture_output=True, text=True, env=own, cwd=tmp_path, timeout=60)
+
+    shown = shell("ditkit info r")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "n\\xe9e" in shown.stdout
+    assert shell("ditkit info nowhere 2>&-").returncode == 2
+    for command in ("--help", "--version"):
+        full = shell(f"ditkit {command} > /dev/full")
+        assert full.returncode == 2
+        assert [line for line in full.stderr.splitlines() if "No space left" in line]
+        assert "Traceback" not in full.stderr
 
 
 def test_an_archive_and_a_size_that_is_not_square(pets: Path, tmp_path: Path) -> None:

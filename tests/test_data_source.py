@@ -1,5 +1,6 @@
 """Sources: what is recognised, how classes are told, and the line that bad input gets."""
 
+import os
 import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -115,6 +116,20 @@ def test_names_of_careless_packers(tmp_path):
     source = open_source(str(tmp_path / "a.zip"))
     assert source.classes == ("cat", "dog")
     assert source.open(1).size == (4, 4)
+
+
+@pytest.mark.parametrize("before", ["/", "../../", "././", "..\\\\"])
+def test_an_archive_of_absolute_or_relative_paths_keeps_its_classes(tmp_path, before):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        for name in ("cat/1.png", "dog/2.png"):
+            packed.writestr(before + name, b"")
+    assert open_source(tmp_path / "a.zip").classes == ("cat", "dog")
+
+
+def test_a_pipe_called_like_an_image_does_not_decode(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(OSError, match="not a file"):
+        open_source(tmp_path).open(0)
 
 
 def test_an_archive_is_read_by_many_threads_at_once(tmp_path):

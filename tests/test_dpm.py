@@ -100,10 +100,10 @@ def test_measured_order_of_the_ode(order: int, grade: float, solver: Solver):
     assert slope(steps, errors) == pytest.approx(order, abs=0.2)
 
 
-def test_the_published_weights_of_3m_are_of_order_2():
+def test_the_published_weights_of_3m_are_not_of_order_3():
     steps = [30, 42, 60, 90]
     errors = [ode_error(dpmpp_3m, VP, times(VP, k, 2.0), rule="taylor") for k in steps]
-    assert slope(steps, errors) == pytest.approx(2, abs=0.2)
+    assert slope(steps, errors) < 2.3
 
 
 @every_path

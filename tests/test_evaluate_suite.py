@@ -76,6 +76,12 @@ def test_without_labels_a_pretext_is_learnt(shape, task):
     assert set(result) == {"frechet_distance", "precision", "recall"}
 
 
+def test_few_images_of_noise_do_not_make_the_classifier_diverge():
+    images = torch.randint(256, (8, 1, 7, 13), dtype=torch.uint8, generator=generator(0, "test.few"))
+    found = train_classifier(images, None, seed=0, progress=False)
+    assert found.features(images).isfinite().all()
+
+
 def test_saved_classifier_is_the_same_and_damage_is_seen(trained, bars, tmp_path):
     trained.save(tmp_path / "c")
     found = load_classifier(tmp_path / "c")

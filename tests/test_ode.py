@@ -20,7 +20,7 @@ from ditkit.process.path import DDPMLinear, Path, over
 from ditkit.solvers.ancestral import ddim
 from ditkit.solvers.consistency import consistency
 from ditkit.solvers.counted import Counted
-from ditkit.solvers.dopri5 import DOPRI5, dopri5
+from ditkit.solvers.dopri5 import DOPRI5, ERROR, dopri5
 from ditkit.solvers.edm import churned_times, edm, edm_euler
 from ditkit.solvers.flow import EULER, RK4, Tableau, two_stage
 from ditkit.solvers.ode import adams_bashforth, dpm_2, euler, heun, lms, midpoint, rk4
@@ -154,6 +154,7 @@ def test_tableaux_are_consistent(tableau: Tableau):
     assert sum(tableau.b) == pytest.approx(1)
     assert sum(b * c for b, c in zip(tableau.b, tableau.nodes, strict=True)) == pytest.approx(1 / 2)
     assert EULER.nodes == [0]
+    assert sum(ERROR) == pytest.approx(0, abs=1e-12)
 
 
 def test_multi_step_weights_are_those_of_adams_and_bashforth():

@@ -79,7 +79,7 @@ def other(leaf: str) -> Any:
         return not default
     if isinstance(default, float):
         return 0.25
-    return 3
+    return 5
 
 
 def words(leaf: str, value: Any) -> list[str]:

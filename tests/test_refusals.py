@@ -27,6 +27,9 @@ BAD_TRAINING = {
     "--trian.steps 3": ["--trian.steps", "did you mean --train.steps?"],
     "--train.steps 0": ["--train.steps 0", "expected greater than 0"],
     "--train.steps -3": ["--train.steps -3", "greater than 0"],
+    "--train.batch-size 99999999999999999999": ["--train.batch-size", "less than 2147483648"],
+    "--model.width 1000000000": ["not enough memory", "smaller model"],
+    "--model.mlp-ratio 1e300": ["--model.mlp-ratio", "less than 1000"],
     "--train.steps many": ["--train.steps 'many'", "expected a whole number"],
     "--train.steps 1.5": ["--train.steps '1.5'", "expected a whole number"],
     "--train.lr nan": ["--train.lr nan", "finite"],
@@ -46,6 +49,7 @@ BAD_TRAINING = {
     "--model.patch-size 3": ["8x8", "not divisible", "patch size 3"],
     "--data.size 9": ["9x9", "patch size 4", "such as 8"],
     "--data.size 0": ["size 0", "at least 1"],
+    "--data.size 1000000000000": ["size 1000000000000", "at most 65536"],
     "--data.heldout 1": ["--data.heldout 1", "less than 1"],
     "--data.channels 2": ["--data.channels '2'", "'1'", "'3'"],
     "--data.autoencoder nowhere": ["nowhere"],
@@ -57,7 +61,7 @@ BAD_TRAINING = {
     "--process.prediction epsi": ["unknown prediction 'epsi'", "did you mean 'eps'?"],
     "--process.objective simpl": ["unknown objective 'simpl'", "did you mean 'simple'?"],
     "--process.objective hybrid": ["hybrid", "--process.learned-variance"],
-    "--process.objective-options vb 1": ["objective simple takes no options", "'vb'"],
+    "--process.objective-options vb 1": ["'vb'", "weight"],
     "--process.learned-variance --process.objective hybrid --process.objective-options vb 1": ["'vb'", "vb_weight"],
     "--sample.solver ddimm": ["unknown solver 'ddimm'", "did you mean 'ddim'?"],
     "--sample.solver-options etta 1": ["'etta'", "did you mean 'eta'?"],
@@ -67,11 +71,13 @@ BAD_TRAINING = {
     "--sample.solver-options eta nan": ["eta", "finite"],
     "--sample.solver ddpm --sample.solver-options variance any": ["'any'", "posterior"],
     "--sample.solver ddpm --sample.solver-options variance learned": ["'learned'", "use 'posterior' or 'beta'"],
-    "--sample.steps 0": ["steps 0", "at least 1"],
+    "--sample.steps 0": ["steps 0", "expected 1 to"],
     "--sample.steps 1001": ["steps 1001", "expected 1 to 1000"],
     "--sample.steps lots": ["'lots'", "expected a number"],
     "--sample.steps ddim300": ["'ddim300'", "try 300"],
     "--sample.guidance-interval 0.8 0.2": ["0.8 to 0.2", "low <= high"],
+    "--sample.steps ddim-5": ["'ddim-5'", "ddim1 to ddim1000"],
+    "--evaluate.num 3": ["--evaluate.num 3", "greater than or equal to 4"],
     "--sample.guidance nan": ["--sample.guidance nan", "finite"],
     "--sample.guidance-channels 0": ["--sample.guidance-channels 0", "greater than 0"],
 }
@@ -103,6 +109,16 @@ def test_bad_data(tmp_path: Path) -> None:
     assert_refused(train(tmp_path / "emty", tmp_path / "r"), "does not exist", "did you mean", "empty")
     assert_refused(train(tmp_path / "empty", tmp_path / "r"), "empty", "expected images")
     assert_refused(train(tmp_path / "text", tmp_path / "r"), "no images", "a.txt")
+    assert_refused(train("~nobody-of-this-name/x", tmp_path / "r"), "~nobody-of-this-name/x", "does not exist")
+    assert contents(tmp_path) == before
+
+
+def test_a_run_inside_its_data(pets: Path, tmp_path: Path) -> None:
+    shutil.copytree(pets, tmp_path / "pets")
+    (tmp_path / "link").symlink_to(tmp_path / "pets")
+    before = contents(tmp_path)
+    for out in ("pets/run", "pets/cat/run", "link/run"):
+        assert_refused(train(tmp_path / "pets", tmp_path / out), out, "inside the data", "elsewhere")
     assert contents(tmp_path) == before
 
 
@@ -151,12 +167,13 @@ def test_what_is_known_to_be_wrong_is_said_before_data_or_model_are_read(
 BAD_SAMPLING = {
     "--classes 2": ["--classes 2", "0 to 1"],
     "--classes -1": ["--classes -1", "0 to 1"],
+    "--classes=--3": ["unknown class '--3'", "cat, dog"],
     "--classes cat,dgo": ["unknown class 'dgo'", "did you mean 'dog'?"],
     "--classes 0,": ["unknown class ''", "cat, dog"],
     "--solver ddimm": ["did you mean 'ddim'?"],
     "--solver-options eta": ["--solver-options 'eta'", "STR"],
     "--solver-options eta 2": ["eta 2", "expected 0"],
-    "--steps 0": ["steps 0", "at least 1"],
+    "--steps 0": ["steps 0", "expected 1 to"],
     "--steps 2000": ["steps 2000", "1 to 1000"],
     "--steps x": ["'x'", "expected a number"],
     "--num 0": ["--num 0", "greater than 0"],
@@ -253,6 +270,7 @@ def test_recipes_that_cannot_be_read(pets: Path, tmp_path: Path) -> None:
         ("a.yaml", "model: {widht: 3}", "model.widht", "did you mean 'width'?"),
         ("b.py", "x = 1", "sets no `recipe`"),
         ("c.py", "recipe = 1 / 0", "ZeroDivisionError"),
+        ("e.py", "raise SystemExit(3)", "SystemExit"),
         ("d.py", "from ditkit.app.recipe import Model\nModel(width=-1)", "width", "-1", "greater than 0"),
     ]:
         (tmp_path / name).write_text(text)
@@ -273,10 +291,37 @@ def test_a_reference_that_is_missing_is_said_before_sampling(
     assert not (run / "metrics.json").exists()
 
 
+def test_a_manifest_that_lacks_or_twists_what_is_known_of_the_data(run: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(run, mine)
+    path = mine / "checkpoints" / "step-0000004" / "manifest.json"
+    text = path.read_text()
+    for old, new, *words in [
+        ('"classes"', '"clazzes"', "about.classes", "required"),
+        ('"seconds": ', '"seconds": "x", "was": ', "about.seconds", "valid number"),
+        ('"channels": 1', '"channels": 0', "about.channels", "greater than 0"),
+    ]:
+        assert old in text
+        path.write_text(text.replace(old, new))
+        for args in (["sample", mine, "--out", tmp_path / "s"], ["info", mine], ["train", "--resume", mine]):
+            assert_refused(ditkit(*args), "manifest.json", "delete this checkpoint", *words)
+    assert not (tmp_path / "s").exists()
+
+
 def test_damaged_metrics(run: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     shutil.copytree(run, mine)
-    for text in ("{", "[]", "{}", '{"protocol": {"step": 4}}', '{"protocol": 3}'):
+    protocol = '"protocol": {"step": 4, "reference": {"source": "digits"}, "sampling": {"guidance": 1}}'
+    seconds = '"seconds_per_sample": {"value": 1}'
+    for text in (
+        "{",
+        "[]",
+        "{}",
+        '{"protocol": {"step": 4}}',
+        '{"protocol": 3}',
+        f'{{{protocol}, {seconds}, "precision": 3}}',
+        f'{{{protocol}, {seconds}, "precision": {{"value": "high"}}}}',
+    ):
         (mine / "metrics.json").write_text(text)
         assert_refused(ditkit("report", mine), "metrics.json", "delete it", "ditkit evaluate")
     assert not (mine / "report.html").exists()

@@ -20,7 +20,7 @@ from ditkit.objectives.neighbours import BruteForce, Faiss, Index
 from ditkit.objectives.targets import KNN, KNNDenoiser, neighbours_mean, posterior_mean, stf
 from ditkit.process.continuous import VP, Linear
 from ditkit.process.denoiser import Denoiser
-from ditkit.process.grid import uniform_density
+from ditkit.process.density import Uniform
 from ditkit.process.path import DDPMLinear, Path, over
 from ditkit.process.prediction import Eps, Prediction
 from ditkit.solvers.ancestral import ddim
@@ -230,7 +230,7 @@ def network(path: Path, row: Prediction, label: Tensor | None = None) -> Denoise
 
 
 def batch(path: Path, rows: int = 6) -> tuple[Tensor, Draws]:
-    t = uniform_density(0.2 + 0.7 * uniform(rows), path)
+    t = Uniform()(0.2 + 0.7 * uniform(rows), path)
     return normal(rows, 1, 2, 2, index=1), Draws(t, normal(rows, 1, 2, 2, index=2))
 
 

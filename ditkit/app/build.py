@@ -218,7 +218,7 @@ def device(name: str) -> torch.device:
         found = torch.device(name)
         torch.empty(1, device=found).item()
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].split(". ")[0]
         raise UserError(f"device {name!r} cannot be used ({reason}): expected auto, cpu, cuda or mps") from None
     return found
 

@@ -97,16 +97,12 @@ def _flag(field: str, args: Sequence[str]) -> str:
 def main(args: Sequence[str] | None = None) -> None:
     """Runs a command; exits with 2 and one line for what the user can mend, with 130 when interrupted."""
     args = list(sys.argv[1:] if args is None else args)
-    if not args or args[0] in ("-h", "--help"):
-        print(usage())
-        raise SystemExit(0 if args else 2)
-    if args[0] == "--version":
-        print(f"ditkit {__version__}")
-        raise SystemExit(0)
-    if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_MININTERVAL", "10")  # progress in a log file: a line now and then
+    _prepare_streams()
     try:
-        raise SystemExit(_run(args[0], args[1:]))
+        code = _run(args)
+        if sys.stdout:
+            sys.stdout.flush()  # here, where it can still be said that it failed
+        raise SystemExit(code)
     except UserError as error:
         _fail(str(error), 2)
     except KeyboardInterrupt:
@@ -115,6 +111,11 @@ def main(args: Sequence[str] | None = None) -> None:
         # the reader of our output went away (head, a closed pager): nothing is wrong
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
+    except (MemoryError, RuntimeError) as error:
+        # torch says it in words: for a processor's memory its error has no type of its own
+        if not re.search("MemoryError|allocate memory|out of memory|size calculation overflowed", repr(error)):
+            raise
+        _fail("not enough memory: choose a smaller model, image size, batch or number of samples", 2)
     except OSError as error:
         if os.environ.get("DITKIT_DEBUG"):
             raise
@@ -122,15 +123,31 @@ def main(args: Sequence[str] | None = None) -> None:
         _fail(f"{error.filename or 'the system'}: {reason}; check the path, its permissions and the free space", 2)
 
 
-def _run(command: str, args: Sequence[str]) -> int:
+def _prepare_streams() -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal's encoding lacks
+    if sys.stderr is None:  # closed by the caller: then messages and progress go nowhere
+        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_MININTERVAL", "10")  # progress in a log file: a line now and then
+
+
+def _run(args: Sequence[str]) -> int:
     import importlib
 
+    if not args or args[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if args else 2
+    if args[0] == "--version":
+        print(f"ditkit {__version__}")
+        return 0
+    command = args[0]
     if command not in commands():
         close = nearest(command, commands())
         hint = f"; did you mean {close!r}?" if close else ""
         raise UserError(f"unknown command {command!r}: expected one of {', '.join(commands())}{hint}")
     module: Any = importlib.import_module(f"ditkit.app.commands.{command.replace('-', '_')}")
-    return module.main(args) or 0
+    return module.main(args[1:]) or 0
 
 
 def _fail(line: str, code: int) -> None:

@@ -70,7 +70,7 @@ def _in_memory(images: Images) -> Images:
 
 
 def _labels(real: Images, model: Model, name: str) -> Tensor | None:
-    """The reference's labels in the model's numbering, matched by class name; None where either has no classes."""
+    """The reference's labels in the model's numbering, matched by class name; None where there are no two classes."""
     if not model.classes or real.labels is None:
         return None
     missing = [c for c in real.classes if c not in model.classes]
@@ -79,6 +79,8 @@ def _labels(real: Images, model: Model, name: str) -> Tensor | None:
             f"--reference {name} has the class {missing[0]!r}, which the model does not know (it knows "
             f"{', '.join(model.classes[:10])}): give images of the classes that it was trained on"
         )
+    if len(model.classes) < 2:  # nothing to tell apart
+        return None
     numbers = torch.tensor([model.classes.index(c) for c in real.classes])
     return numbers[real.labels]
 
@@ -151,9 +153,9 @@ def read_metrics(run: Run) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         protocol = found["protocol"]
-        _ = protocol["step"], protocol["reference"]["source"], protocol["sampling"]["guidance"]
-        _ = found["seconds_per_sample"]["value"]
-    except (ValueError, KeyError, TypeError) as error:
+        _ = protocol["step"], protocol["reference"]["source"], float(protocol["sampling"]["guidance"])
+        _ = found["seconds_per_sample"]["value"], [float(e["value"]) for e in found.values() if "value" in e]
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(
             f"{path} cannot be read ({type(error).__name__}: {error}): expected what ditkit evaluate writes; "
             f"delete it, or make it anew with ditkit evaluate {run.folder}"

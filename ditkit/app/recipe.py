@@ -54,7 +54,7 @@ class Model:
     """Number of blocks."""
     heads: Positive | None = None
     """Attention heads per block."""
-    mlp_ratio: Annotated[float, Field(gt=0)] | None = None
+    mlp_ratio: Annotated[float, Field(gt=0, lt=1000)] | None = None
     """Hidden width of a block's MLP over its width."""
     conditioning: str | None = None
     """How time and class enter: in_context, cross_attention, adaln, adaln_zero."""
@@ -115,15 +115,19 @@ class Sampling:
     """Images drawn at a time; changes no image."""
 
 
+Enough = Annotated[int, Field(ge=4, lt=2**31)]
+"""As many samples as a metric needs at least."""
+
+
 @dataclass(frozen=True, config=STRICT)
 class Measuring:
     """What ``ditkit evaluate`` and ``ditkit report`` draw."""
 
-    num: Positive = 1000
+    num: Enough = 1000
     """Samples that the metrics are measured on."""
     sweep: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 4.0)
     """Guidance scales compared in the report."""
-    sweep_num: Positive = 400
+    sweep_num: Enough = 400
     """Samples per guidance scale of the sweep."""
 
 
@@ -153,7 +157,7 @@ def from_yaml(text: str, origin: object) -> Recipe:
     """Reads what to_yaml wrote. UserError on an unknown key (naming the nearest), a wrong type or value."""
     try:
         return _ADAPTER.validate_python(yaml.safe_load(text) or {})
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{origin} is not YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
         raise UserError(f"{origin}: {explain(error)}") from None
@@ -205,7 +209,7 @@ def load_recipe(name: str) -> Recipe:
         recipe = runpy.run_path(str(path)).get("recipe")
     except ValidationError as error:
         raise UserError(f"recipe {path}: {explain(error)}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"recipe {path} cannot be run ({type(error).__name__}: {reason}): mend the file") from None
     if not isinstance(recipe, Recipe):

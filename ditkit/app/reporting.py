@@ -111,7 +111,7 @@ def _model_words(model: Model) -> str:
 
 def _progress(model: Model) -> dict[int, np.ndarray]:
     _, height, width = model.shape
-    found = sorted(model.run.samples.glob("step-*.png"), key=_step)
+    found = sorted(model.run.samples.glob("step-" + "[0-9]" * 7 + ".png"), key=_step)
     if len(found) > MOST_GRIDS:
         found = [found[i] for i in np.linspace(0, len(found) - 1, MOST_GRIDS).round().astype(int)]
     grids = {}

@@ -12,7 +12,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import torch
+from pydantic import TypeAdapter, ValidationError
 from tqdm import tqdm
 
 import ditkit
@@ -26,6 +28,7 @@ from ditkit.encoders.autoencoder import Autoencoder
 from ditkit.process.denoiser import Denoiser
 from ditkit.sample import sample
 from ditkit.train import checkpoint
+from ditkit.train.settings import Positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,15 +52,17 @@ class Run:
         return self.folder / "samples"
 
     def records(self) -> list[dict[str, Any]]:
-        """The log's records; a last line that a crash cut short is left out."""
+        """The log's records; lines that are none, such as a last one that a crash cut short, are left out."""
         if not self.log.is_file():
             return []
         records = []
-        for line in self.log.read_text(encoding="utf-8").splitlines():
+        for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                records.append(json.loads(line))
+                record = json.loads(line)
             except ValueError:
                 continue
+            if isinstance(record, dict) and isinstance(record.get("step"), int):
+                records.append(record)
         return records
 
     def append(self, record: dict[str, Any]) -> None:
@@ -113,6 +118,39 @@ def open_run(folder: Path | str) -> Run:
     return Run(folder, from_yaml(read_text(path), path))
 
 
+@pydantic.dataclasses.dataclass(frozen=True)
+class Facts:
+    """What the data gave: input_size (h, w) and channels of what is diffused, image_shape (C, H, W), the identity of
+    the autoencoder, classes (names); and for how many seconds it was trained on.
+    """
+
+    input_size: tuple[Positive, Positive]
+    channels: Positive
+    image_shape: tuple[Positive, Positive, Positive]
+    autoencoder: str
+    classes: list[str]
+    images: Positive
+    skipped: int
+    source: str
+    fingerprint: str
+    seconds: float
+
+
+_FACTS = TypeAdapter(Facts)
+
+
+def open_checkpoint(folder: Path) -> checkpoint.Checkpoint:
+    """A run's checkpoint, checked. UserError also where its manifest lacks what training says of the data."""
+    found = checkpoint.open_checkpoint(folder)
+    try:
+        _FACTS.validate_python(found.about)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise checkpoint.unreadable(folder, f"about.{place}: {first['msg']}") from None
+    return found
+
+
 DECODED_AT_ONCE = 2**16
 """Pixels between two movements of the progress bar of decoding (an image of 256x256); changes no image."""
 
@@ -121,8 +159,7 @@ DECODED_AT_ONCE = 2**16
 class Model:
     """A run's trained model, ready to sample.
 
-    facts: what the data gave: input_size (h, w) and channels of what is diffused, image_shape (C, H, W), the identity
-    of the autoencoder, classes (names), images, skipped, source, fingerprint.
+    facts: what the data gave (see ``Facts``).
     """
 
     run: Run
@@ -194,7 +231,7 @@ class Model:
 
 def load_model(run: Run, *, device: str | None = None, weights: str = "ema") -> Model:
     """The model of the run's newest checkpoint, its moving average unless weights is "weights"."""
-    found = checkpoint.open_checkpoint(checkpoint.latest(run.folder))
+    found = open_checkpoint(checkpoint.latest(run.folder))
     where = build.device(device or run.recipe.train.device)
     autoencoder = build.autoencoder(run.recipe, where)
     check_autoencoder(run, autoencoder, found.about)
@@ -221,7 +258,7 @@ def parse_classes(text: str, names: Sequence[str]) -> list[int]:
     for part in (p.strip() for p in text.split(",")):
         if part in names:
             found.append(list(names).index(part))
-        elif part.lstrip("-").isdecimal():
+        elif part.removeprefix("-").isdecimal():
             if not 0 <= int(part) < len(names):
                 raise UserError(f"--classes {part}: out of range, the model has classes 0 to {len(names) - 1}")
             found.append(int(part))

@@ -12,9 +12,9 @@ from tqdm import tqdm
 from ditkit.app import build
 from ditkit.app.pictures import grid, save_png
 from ditkit.app.recipe import Recipe, to_yaml
-from ditkit.app.run import Model, Run, check_autoencoder, check_new, create, open_run
+from ditkit.app.run import Model, Run, check_autoencoder, check_new, create, open_checkpoint, open_run
 from ditkit.base.errors import UserError
-from ditkit.base.files import clear_leftovers, write_text
+from ditkit.base.files import clear_leftovers, expanded, write_text
 from ditkit.data.images import Images, load_images
 from ditkit.data.loader import batch, prefetch, split_heldout
 from ditkit.data.source import open_source
@@ -58,9 +58,17 @@ def split(images: Images, recipe: Recipe) -> tuple[Images, Images | None]:
     return images.subset(learned), images.subset(held)
 
 
+def check_apart(out: Path, source: str) -> None:
+    """Raises UserError for a run inside its data: its pictures would become images of the set."""
+    data = expanded(source)
+    if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
+        raise UserError(f"--out {out} lies inside the data {source}, which it would change: choose a folder elsewhere")
+
+
 def start(recipe: Recipe, out: Path) -> str | None:
     """A new run; None when it is trained, else the signal that stopped it. Raises before any folder is made."""
     check_new(out)
+    check_apart(out, recipe.data.source)
     build.check_sampling(recipe.process, recipe.sample)
     build.check_training(recipe.process)
     autoencoder = build.autoencoder(recipe, build.device(recipe.train.device))
@@ -88,7 +96,7 @@ def resume(folder: Path, limits: dict[str, Any]) -> str | None:
 def _go_on(run: Run, limits: dict[str, Any]) -> str | None:
     recipe = dataclasses.replace(run.recipe, train=dataclasses.replace(run.recipe.train, **limits))
     folder, run = run.folder, Run(run.folder, recipe)
-    found = checkpoint.open_checkpoint(checkpoint.latest(folder)) if checkpoint.steps(folder) else None
+    found = open_checkpoint(checkpoint.latest(folder)) if checkpoint.steps(folder) else None
     autoencoder = build.autoencoder(run.recipe, build.device(run.recipe.train.device))
     if found:
         check_autoencoder(run, autoencoder, found.about)

@@ -17,6 +17,11 @@ from ditkit.base.errors import UserError
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
+def expanded(path: Path | str) -> Path:
+    """The path with a leading ~ or ~name replaced by that home; as it is where there is no such home."""
+    return Path(os.path.expanduser(path))
+
+
 @contextlib.contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.writing-{os.getpid()}")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
+import re
 import threading
 import zipfile
-from pathlib import Path
 from typing import ClassVar
 
 from PIL import Image
 
 from ditkit.base.errors import UserError
+from ditkit.base.files import expanded
 from ditkit.data.layout import arrange
 from ditkit.data.listed import Listed, digest
 
@@ -29,7 +30,7 @@ class Zip(Listed):
 
     def __init__(self, spec: str) -> None:
         try:
-            self._zip = zipfile.ZipFile(Path(spec).expanduser())
+            self._zip = zipfile.ZipFile(expanded(spec))
         except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
             raise UserError(
                 f"archive {spec!r} cannot be read ({error}): expected a whole zip file; download or pack it again"
@@ -45,7 +46,7 @@ class Zip(Listed):
     @classmethod
     def recognise(cls, spec: str) -> bool:
         """Whether ``spec`` is a file that is called, or begins like, a zip archive."""
-        path = Path(spec).expanduser()
+        path = expanded(spec)
         return path.is_file() and (path.suffix.lower() == ".zip" or zipfile.is_zipfile(path))
 
     def open(self, i: int) -> Image.Image:
@@ -60,5 +61,5 @@ class Zip(Listed):
 
 
 def _plain(name: str) -> str:
-    # Some packers write "./a.png", and some on Windows "a\b.png" against the format's rule.
-    return name.replace("\\", "/").removeprefix("./")
+    # Some packers write "./a.png" or "/a.png", and some on Windows "a\b.png" against the format's rule.
+    return re.sub(r"^(\.{0,2}/)+", "", name.replace("\\", "/"))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from ditkit.base.errors import UserError
@@ -65,6 +65,8 @@ def _attempt(source: Source, i: int, action: Callable[[Image.Image], T]) -> T | 
             return action(image)
     except UserError:
         raise
+    except UnidentifiedImageError:
+        return Bad(source.name(i), "no image format that is known")
     except Exception as error:
         return Bad(source.name(i), " ".join(str(error).split()) or type(error).__name__)
 

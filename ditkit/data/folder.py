@@ -11,6 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ditkit.base.errors import UserError
+from ditkit.base.files import expanded
 from ditkit.data.layout import arrange
 from ditkit.data.listed import Listed, digest
 
@@ -25,18 +26,21 @@ class Folder(Listed):
     expects: ClassVar[str] = "a folder of images"
 
     def __init__(self, spec: str) -> None:
-        self.root = Path(spec).expanduser()
+        self.root = expanded(spec)
         entries = tqdm(_walk(self.root), desc=f"listing {spec}", unit=" files", delay=2, leave=False)
         super().__init__(spec, arrange(entries, f"folder {spec!r}"))
 
     @classmethod
     def recognise(cls, spec: str) -> bool:
         """Whether ``spec`` is a folder."""
-        return bool(spec) and Path(spec).expanduser().is_dir()
+        return bool(spec) and expanded(spec).is_dir()
 
     def open(self, i: int) -> Image.Image:
         """Picture i, not decoded yet. Raises OSError when the file cannot be read."""
-        return Image.open(self.root / self.names[i])
+        path = self.root / self.names[i]
+        if path.exists() and not path.is_file():
+            raise OSError("a pipe or device, not a file")  # opening it could wait for ever
+        return Image.open(path)
 
     def fingerprint(self) -> str:
         """Digest of the names, sizes and times of change of the images."""

@@ -24,6 +24,7 @@ MEMORY = 2 * 2**30
 
 _CHUNK = 64
 _NAMED = 10
+_LONGEST = 2**16
 
 _log = logging.getLogger(__name__)
 
@@ -179,9 +180,10 @@ def load_images(
 
 def _check(size: int | Size | None, channels: int | None) -> None:
     sides = () if size is None else (size,) if isinstance(size, int) else tuple(size)
-    if any(side < 1 for side in sides) or len(sides) > 2:
+    if any(not 1 <= side <= _LONGEST for side in sides) or len(sides) > 2:
         raise UserError(
-            f"size {size} is no image size: expected a number of pixels or (height, width), each at least 1"
+            f"size {size} is no image size: expected a number of pixels or (height, width), each at least 1 and at "
+            f"most {_LONGEST}"
         )
     if channels not in (None, 1, 3):
         raise UserError(f"channels {channels} cannot be read from images: expected 1 (grey) or 3 (RGB); leave it out")

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ditkit.base.errors import UserError, nearest
+from ditkit.base.files import expanded
 from ditkit.base.registry import members
 
 
@@ -74,7 +75,7 @@ def open_source(spec: str | Path) -> Source:
 
 def _unrecognised(spec: str, kinds: list[type[Source]]) -> UserError:
     expected = ", ".join(sorted(kind.expects for kind in kinds))
-    if spec and Path(spec).expanduser().exists():
+    if spec and expanded(spec).exists():
         return UserError(f"data {spec!r} cannot be read as images: expected one of: {expected}; check the path")
     close = nearest(spec, [word for kind in kinds for word in kind.words]) or _sibling(Path(spec))
     hint = f"did you mean {close!r}?" if close else "check the path"
@@ -84,6 +85,6 @@ def _unrecognised(spec: str, kinds: list[type[Source]]) -> UserError:
 def _sibling(path: Path) -> str | None:
     """The path beside ``path`` whose name is most like its."""
     with contextlib.suppress(OSError):
-        close = nearest(path.name, [sibling.name for sibling in path.expanduser().parent.iterdir()])
+        close = nearest(path.name, [sibling.name for sibling in expanded(path).parent.iterdir()])
         return close and str(path.parent / close)
     return None

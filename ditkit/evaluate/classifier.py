@@ -26,6 +26,7 @@ from ditkit.evaluate.task import Task
 
 BATCH = 64
 LEARNING_RATE = 0.5
+"""Of a full batch; of a smaller one (data of fewer images) in proportion, as it would diverge."""
 WEIGHT_DECAY = 5e-4
 EPOCHS = 20
 """Passes over small data, beyond which held-out accuracy no longer rises."""
@@ -266,7 +267,8 @@ def _architecture(widths: tuple[int, ...]) -> str:
 
 
 def _recipe() -> str:
-    return f"SGD, batch {BATCH}, rate {LEARNING_RATE}, decay {WEIGHT_DECAY}, epochs {EPOCHS}, work {WORK:g}"
+    rate = f"{LEARNING_RATE} (less for fewer images)"
+    return f"SGD, batch {BATCH}, rate {rate}, decay {WEIGHT_DECAY}, epochs {EPOCHS}, work {WORK:g}"
 
 
 def _network(p: Protocol) -> ResidualNet:
@@ -298,12 +300,13 @@ def _fit(net: ResidualNet, task: Task, images: Tensor, targets: Tensor, steps: i
     groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.SGD(groups, lr=LEARNING_RATE, momentum=0.9, nesterov=True)
     device = net.head.weight.device
+    full = LEARNING_RATE * min(BATCH, len(images)) / BATCH
     net.train()
     bar = tqdm(
         _batches(len(images), steps, seed), "classifier", total=steps, delay=2, disable=not progress, leave=False
     )
     for step, rows in enumerate(bar):
-        rate = LEARNING_RATE * min((step + 1) / (0.2 * steps), (steps - step) / (0.8 * steps))
+        rate = full * min((step + 1) / (0.2 * steps), (steps - step) / (0.8 * steps))
         for group in optimizer.param_groups:
             group["lr"] = rate
         draws = generator(seed, "classifier.step", step)

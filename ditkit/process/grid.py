@@ -47,6 +47,8 @@ def _strided(steps: int, spec: str) -> list[int]:
     for stride in range(1, steps):
         if len(range(0, steps, stride)) == wanted:
             return list(range(0, steps, stride))
+    if not 1 <= wanted <= steps:
+        raise UserError(f"steps {spec!r}: expected ddim1 to ddim{steps}, the steps that the model was trained with")
     raise UserError(f"steps {spec!r}: no whole stride takes exactly {wanted} of {steps} steps; try {wanted} alone")
 
 

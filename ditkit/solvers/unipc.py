@@ -53,7 +53,7 @@ def unipc(
 
     x: (B, C, ...) at ts[0]; the states are predictions, each corrected when the next step asks there. order: 1 to 5;
     the first steps are of lower order, and the last of grids of fewer steps than lower_order_below. variant: bh1, bh2
-    or exact. predict: x0 or eps, what is interpolated. corrector: off is UniP. uncorrected: steps not corrected
+    or exact. predict: x0 or eps, what is interpolated. corrector: off is UniP. uncorrected: steps left uncorrected
     (the first few, under strong guidance). UserError: the grid does not fall inside [0, 1]; an option out of range.
     """
     if order not in range(1, HIGHEST + 1):

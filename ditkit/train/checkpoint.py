@@ -115,7 +115,7 @@ def open_checkpoint(folder: Path | str) -> Checkpoint:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"checkpoint {folder} has an unreadable manifest.json ({error!r}): {_REMEDY}") from None
+        raise unreadable(folder, repr(error)) from None
     for name, (expected, checksum) in files.items():
         file = folder / name
         size = file.stat().st_size if file.is_file() else 0
@@ -124,6 +124,11 @@ def open_checkpoint(folder: Path | str) -> Checkpoint:
         if sha256(file) != checksum:
             raise UserError(f"checkpoint file {file} was altered (its SHA-256 is not the manifest's): {_REMEDY}")
     return Checkpoint(folder, step, about)
+
+
+def unreadable(folder: Path, reason: str) -> UserError:
+    """The error for a checkpoint whose manifest does not say what it should."""
+    return UserError(f"checkpoint {folder} has an unreadable manifest.json ({reason}): {_REMEDY}")
 
 
 def load_weights(net: nn.Module, tensors: dict[str, Tensor], origin: object) -> None:
@@ -158,7 +163,9 @@ def load_optimizer(optimizer: torch.optim.Optimizer, net: nn.Module, tensors: di
     """Puts back what optimizer_tensors gave."""
     parameters = dict(net.named_parameters())
     for flat, value in tensors.items():
-        key, name = flat.split("/", 1)
+        key, _, name = flat.partition("/")
+        if name not in parameters or (value.dim() and value.shape != parameters[name].shape):
+            raise UserError(f"the optimiser's {flat} {tuple(value.shape)} does not fit the model: {_REMEDY}")
         p = parameters[name]
         # AdamW's step counters live on the CPU unless fused, its moments beside the parameter
         optimizer.state[p][key] = value.to(p.device) if value.dim() or optimizer.defaults.get("fused") else value

@@ -191,8 +191,8 @@ class Meter:
             bad = values[~values.isfinite()]
             if len(bad):
                 raise UserError(
-                    f"{name} became {float(bad[0])} by step {step}: expected a finite number; resume from the last "
-                    "checkpoint with a smaller --train.lr, a longer --train.warmup or --train.precision float32"
+                    f"{name} became {float(bad[0])} by step {step}: expected a finite number; train anew with "
+                    "a smaller --train.lr, a longer --train.warmup or --train.precision float32"
                 )
 
     def read(self, step: int, lr: float, seconds: float) -> dict[str, float]:

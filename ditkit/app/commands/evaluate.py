@@ -12,7 +12,8 @@ from pydantic.dataclasses import dataclass
 
 from ditkit.app.cli import parse
 from ditkit.app.commands.sample import How
-from ditkit.train.settings import STRICT, Positive
+from ditkit.app.recipe import Enough
+from ditkit.train.settings import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -23,7 +24,7 @@ class Options:
     """The run's folder."""
     reference: str | None = None
     """Real images: digits, a folder or a .zip; None: what the run was trained on."""
-    num: Positive | None = None
+    num: Enough | None = None
     """Samples to draw; None: the recipe's evaluate.num."""
     seed: int = 0
     """Seed of the first sample; the next ones count up."""

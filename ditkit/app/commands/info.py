@@ -44,11 +44,11 @@ def main(args: Sequence[str]) -> int:
 def _run(folder: Path, step: Path | None, show_recipe: bool) -> int:
     from ditkit.app import build
     from ditkit.app.recipe import to_yaml
-    from ditkit.app.run import open_run
+    from ditkit.app.run import open_checkpoint, open_run
     from ditkit.train import checkpoint
 
     run = open_run(folder)
-    found = checkpoint.open_checkpoint(step or checkpoint.latest(folder))
+    found = open_checkpoint(step or checkpoint.latest(folder))
     facts = found.about
     net = build.network(run.recipe.model, run.recipe.process, facts)
     channels, height, width = facts["image_shape"]
