@@ -143,7 +143,8 @@ class DiscretePath(Path):
         table = self._log_alpha.to(log_snr.device)
         left = (torch.searchsorted(-table, -log_alpha) - 1).clamp(0, self.steps - 1)
         weight = (log_alpha - table[left]) / (table[left + 1] - table[left])
-        return ((left + weight) / self.steps).clamp(0, 1)
+        t = ((left + weight) / self.steps).clamp(0, 1)
+        return torch.where(log_snr <= self.log_snr(torch.ones_like(log_snr)), 1.0, t)  # a last beta of 1: -inf
 
     def d_alpha(self, t: Tensor) -> Tensor:
         left = self._segment(t)
