@@ -140,4 +140,5 @@ def root() -> Path:
 
 def environment() -> dict[str, str]:
     """The environment of a subprocess that finds this checkout's package and tests."""
-    return os.environ | {"PYTHONPATH": os.pathsep.join([str(root()), os.environ.get("PYTHONPATH", "")])}
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}  # as most users' is
+    return buffered | {"PYTHONPATH": os.pathsep.join([str(root()), os.environ.get("PYTHONPATH", "")])}

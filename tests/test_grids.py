@@ -189,10 +189,12 @@ def test_what_makes_no_grid_is_refused_in_one_line_that_names_it(named: str):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("steps", [25, 1000])
+@pytest.mark.parametrize("steps", [20, 25, 1000])
 def test_a_chains_own_times_are_found_from_their_log_snr(steps: int):
     path = DDPMLinear(steps=steps)
     ts = (torch.arange(steps, dtype=torch.float64) + 1) / steps
     torch.testing.assert_close(path.time_at(path.log_snr(ts)), ts, rtol=1e-9, atol=0)
     far = torch.tensor([-50.0, 50.0, math.inf, -math.inf], dtype=torch.float64)
-    torch.testing.assert_close(path.time_at(far), torch.tensor([1, 0, 0, 1], dtype=torch.float64))
+    # with 20 steps the last beta is 1: log-SNR falls from a finite value at t = 19/20 to -inf, and skips -50
+    skips = 19 / 20 if path.log_snr(ts[-1]) < -50 else 1
+    torch.testing.assert_close(path.time_at(far), torch.tensor([skips, 0, 0, 1], dtype=torch.float64))

@@ -109,7 +109,7 @@ def main(args: Sequence[str] | None = None) -> None:
         _fail("interrupted", 130)
     except BrokenPipeError:
         # the reader of our output went away (head, a closed pager): nothing is wrong
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         raise SystemExit(1) from None
     except (MemoryError, RuntimeError) as error:
         # torch says it in words: for a processor's memory its error has no type of its own
@@ -120,6 +120,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if os.environ.get("DITKIT_DEBUG"):
             raise
         reason = error.strerror or error
+        _drop_output()
         _fail(f"{error.filename or 'the system'}: {reason}; check the path, its permissions and the free space", 2)
 
 
@@ -148,6 +149,15 @@ def _run(args: Sequence[str]) -> int:
         raise UserError(f"unknown command {command!r}: expected one of {', '.join(commands())}{hint}")
     module: Any = importlib.import_module(f"ditkit.app.commands.{command.replace('-', '_')}")
     return module.main(args[1:]) or 0
+
+
+def _drop_output() -> None:
+    """What standard output holds back and cannot write is let go: else Python tries again at exit, and fails with 120."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(line: str, code: int) -> None:
