@@ -21,8 +21,8 @@ from ditkit.base.files import atomic_folder, write_json
 from ditkit.base.rng import generator
 from ditkit.evaluate import task as tasks
 from ditkit.evaluate.images import check_images, check_labels, fingerprint, to_float
-from ditkit.evaluate.residual import WIDTHS, ResidualNet, build, multiply_adds
 from ditkit.evaluate.networks.network import Taps
+from ditkit.evaluate.residual import WIDTHS, ResidualNet, build, multiply_adds
 from ditkit.evaluate.task import Task
 
 BATCH = 64

@@ -16,7 +16,9 @@ def check_images(what: str, images: Tensor) -> None:
     ``what`` names them in the message ("samples", "reference images").
     """
     if images.dtype != torch.uint8:
-        raise UserError(f"{what} are {images.dtype}{_range(images)}, expected torch.uint8 with values 0..255: {_convert(images)}")
+        raise UserError(
+            f"{what} are {images.dtype}{_range(images)}, expected torch.uint8 with values 0..255: {_convert(images)}"
+        )
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise UserError(
             f"{what} have shape {tuple(images.shape)}, expected (N, C, H, W) with C of 1 or 3: permute them"

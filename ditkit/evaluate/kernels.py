@@ -1,4 +1,4 @@
-"""Maximum mean discrepancy of features: the kernel distance (KID), CMMD (Gretton et al. 2012, JMLR 13, equations 3-5)."""
+"""Maximum mean discrepancy of features: kernel distance (KID) and CMMD (Gretton et al. 2012, JMLR 13, eq. 3-5)."""
 
 from __future__ import annotations
 
@@ -114,7 +114,12 @@ def kernel_distance(
     fewest = min(len(generated), len(real))
     size = min(size, fewest)
     values = subset_distances(
-        generated, real, polynomial, published_subsets(len(generated), len(real), subsets, size, seed), subsets, progress
+        generated,
+        real,
+        polynomial,
+        published_subsets(len(generated), len(real), subsets, size, seed),
+        subsets,
+        progress,
     )
     apart = min(subsets, max(1.0, fewest / size))
     std = values.std(correction=0).item()

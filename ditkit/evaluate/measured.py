@@ -1,4 +1,4 @@
-"""What every score is computed from: both sets of images as statistics of what a network sees in them, computed once."""
+"""What every score is computed from: both sets of images as statistics of what a network sees in them."""
 
 from __future__ import annotations
 
@@ -200,6 +200,11 @@ def _hits(batch: Batch) -> Tensor:
     return (batch.taps.logits.argmax(1) == batch.labels).double()
 
 
+def _alike(batch: Batch) -> Tensor:
+    assert batch.prompts is not None
+    return F.cosine_similarity(batch.taps.features.double(), batch.prompts.double())
+
+
 QUANTITIES = {
     "moments": Quantity(
         "mean and covariance of features", Moments, lambda total: Moments(), lambda b: True,
@@ -223,7 +228,7 @@ QUANTITIES = {
     ),
     "captions": Quantity(
         "captions, and a network that reads them", Mean, lambda total: Mean(), lambda b: b.prompts is not None,
-        lambda s, b: s.update(F.cosine_similarity(b.taps.features.double(), b.prompts.double())),
+        lambda s, b: s.update(_alike(b)),
     ),
     "images": Quantity(
         "the images themselves", Rows, lambda total: Rows(), lambda b: True,

@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage: who lies within reach of whose neighbours, in tiles of pairwise distances."""
+"""Precision, recall, density and coverage: who lies within whose reach, in tiles of pairwise distances."""
 
 from __future__ import annotations
 
@@ -108,9 +108,7 @@ def squared_neighbours(points: Tensor, k: int, centre: Tensor, *, progress: bool
     return nearest[:, 1:]
 
 
-def tiles(
-    a: Tensor, b: Tensor, centre: Tensor, what: str, progress: bool
-) -> Iterator[tuple[slice, slice, Tensor]]:
+def tiles(a: Tensor, b: Tensor, centre: Tensor, what: str, progress: bool) -> Iterator[tuple[slice, slice, Tensor]]:
     """Rows of ``a``, rows of ``b`` and their squared distances, tile by tile; a bar after 2 s.
 
     centre (D,) is taken from both: distances stay the same, and what rounding does to their norms stays small.

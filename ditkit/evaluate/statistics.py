@@ -1,7 +1,7 @@
 """What is kept of a stream of features: statistics that merge, so that processes measure parts of one set.
 
-Each has ``update`` for a batch, ``merge`` for another process's part and ``state``, plain tensors from which ``of_state``
-makes it again. Merged parts equal one pass to rounding of float64, whatever the parts.
+Each has ``update`` for a batch, ``merge`` for another process's part and ``state``, plain tensors from which
+``of_state`` makes it again. Merged parts equal one pass to rounding of float64, whatever the parts.
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ class Moments:
     def gaussian(self) -> Gaussian:
         """The normal distribution of these moments, its covariance unbiased (n - 1). UserError with fewer than 2."""
         if self.count < 2:
-            raise UserError(f"a set of {self.count} is too small for a covariance, expected at least 2 images: add images")
+            raise UserError(
+                f"a set of {self.count} is too small for a covariance, expected at least 2 images: add images"
+            )
         self._compress()
         return Gaussian(self.mean, self._rows[0] / (self.count - 1) ** 0.5)
 

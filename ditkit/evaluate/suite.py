@@ -57,9 +57,7 @@ def evaluate_samples(
     generated = measure(
         "samples", samples, sample_labels, network, quantities=wanted, captions=captions, progress=progress
     )
-    real = measure(
-        "reference images", reference, reference_labels, network, quantities=wanted, progress=progress
-    )
+    real = measure("reference images", reference, reference_labels, network, quantities=wanted, progress=progress)
     return compare(real, generated, network, scores=scores)
 
 
@@ -87,7 +85,9 @@ def compare(
         if missing:
             continue
         for key, value in function(measured).items():
-            entry = _with_notes(value, [value.note, requirements.note(measured), same if requirements.reference else None])
+            entry = _with_notes(
+                value, [value.note, requirements.note(measured), same if requirements.reference else None]
+            )
             results[network.aliases.get(key, key)] = entry
     return results
 

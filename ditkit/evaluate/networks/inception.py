@@ -210,7 +210,7 @@ class InceptionV3(nn.Module):
 
 
 def spatial_features(maps: Tensor, channels: int = SPATIAL_CHANNELS) -> Tensor:
-    """The values of sFID (B, H * W * 7) of maps (B, C, H, W): rows, columns, then the first seven channels (TensorFlow's order)."""
+    """The values of sFID (B, H * W * 7) of maps (B, C, H, W): rows, columns, then channels, the first seven."""
     return maps[:, :channels].permute(0, 2, 3, 1).flatten(1)
 
 

@@ -1,4 +1,4 @@
-"""What every feature network is: uint8 images in, features and what else it sees out, and the protocol of its numbers."""
+"""What every feature network is: uint8 images to features, and the protocol of numbers measured with it."""
 
 from __future__ import annotations
 

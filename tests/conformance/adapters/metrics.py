@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,9 +45,7 @@ def singular(case: Case) -> dict[str, Tensor]:
 @covers("metrics_sfid*")
 def sfid(case: Case) -> dict[str, Tensor]:
     # The case keeps channels last, as TensorFlow does.
-    a, b = (
-        spatial_features(case.inputs[f"spatial_{i}"].permute(0, 3, 1, 2), case.config["channels"]) for i in (1, 2)
-    )
+    a, b = (spatial_features(case.inputs[f"spatial_{i}"].permute(0, 3, 1, 2), case.config["channels"]) for i in (1, 2))
     return under_every_code("sfid", frechet_distance(a, b))
 
 
@@ -95,8 +92,8 @@ def precision_recall(k: int, found: Reach, real: Tensor, generated: Tensor) -> d
     precision, recall = found.precision_recall
     centre = real.mean(0)
     radii = {i: squared_neighbours(x, k, centre)[:, -1].sqrt() for i, x in ((1, generated), (2, real))}
-    distances = np.asarray(torch.cdist(generated, real, compute_mode="donot_use_mm_for_euclid_dist"))
-    margin = min(float(abs(distances - r).min() / r.max()) for r in (np.asarray(radii[2]), np.asarray(radii[1])[:, None]))
+    distances = torch.cdist(generated, real, compute_mode="donot_use_mm_for_euclid_dist")
+    margin = min(((distances - r).abs() / r).min().item() for r in (radii[1][:, None], radii[2]))
     return {
         f"prc.k{k}": number(precision, recall, 2 * precision * recall / (precision + recall)),
         f"prc.k{k}.radii_1": radii[1].float(),
