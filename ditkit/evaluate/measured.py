@@ -51,7 +51,7 @@ class Quantity:
 class Side:
     """One set of images as statistics by the name of their quantity; sides of parts of a set merge.
 
-    total: images of the whole set, of which ``count`` have been seen.
+    total: images of the whole set, of which ``count`` have been seen; both 0 where a file of statistics says no more.
     """
 
     total: int
@@ -70,14 +70,15 @@ class Side:
         """Adds what another process has seen of the same set. Raises UserError when it kept other quantities."""
         if self.held.keys() != other.held.keys():
             raise UserError(f"the parts keep {sorted(self.held)} and {sorted(other.held)}, expected the same scores")
+        mine, others = self._merging(), other._merging()
         self.count += other.count
-        for name, statistic in other.held.items():
-            self[name].merge(statistic)
+        for name, statistic in mine.items():
+            statistic.merge(others[name])
 
     @property
     def state(self) -> dict[str, Tensor]:
         """Everything as tensors named ``quantity.part``, from which ``of_state`` makes the side again."""
-        parts = {f"{name}.{key}": value for name in self.held for key, value in self[name].state.items()}
+        parts = {f"{name}.{key}": value for name, held in self._merging().items() for key, value in held.state.items()}
         return {"total": torch.tensor(self.total), "count": torch.tensor(self.count), **parts}
 
     @classmethod
@@ -94,6 +95,13 @@ class Side:
         if name not in self.held:
             raise UserError(f"{QUANTITIES[name].words} were not kept, expected one of {', '.join(self.held)}")
         return self.held[name]
+
+    def _merging(self) -> dict[str, Any]:
+        """What is held; UserError when some of it was not measured but read from a file of statistics."""
+        for name, held in self.held.items():
+            if isinstance(held, Gaussian):
+                raise UserError(f"{QUANTITIES[name].words} come from a file of statistics: use the file, or its images")
+        return dict(self.held)
 
     @property
     def gaussian(self) -> Gaussian:
@@ -202,7 +210,7 @@ def _hits(batch: Batch) -> Tensor:
 
 def _alike(batch: Batch) -> Tensor:
     assert batch.prompts is not None
-    return F.cosine_similarity(batch.taps.features.double(), batch.prompts.double())
+    return F.cosine_similarity(batch.taps.features.double(), batch.prompts.double()).clamp(min=0)
 
 
 QUANTITIES = {

@@ -46,7 +46,8 @@ class Requirements:
     def images(self, measured: Measured) -> int:
         """Images of the smaller of the sides that the score is computed from."""
         sides = [measured.generated] * bool(self.samples) + [measured.real] * bool(self.reference)
-        return min((side.count for side in sides), default=self.fewest)
+        # Statistics read from a file may not say how many images they are of: published ones are of enough.
+        return min((side.count for side in sides if side.count), default=max(self.fewest, self.enough(measured)))
 
 
 def score(

@@ -33,11 +33,3 @@ def inception_score(measured: Measured) -> dict[str, Score]:
     scores = measured.generated["entropies"].scores
     error = scores.std(correction=1).item() / len(scores) ** 0.5
     return {"inception_score": Score(scores.mean().item(), measured.generated.count, standard_error=error)}
-
-
-@score(samples=("captions",))
-def clip_score(measured: Measured) -> dict[str, Score]:
-    """100 times the mean cosine of image and caption (Hessel et al. 2021, arXiv:2104.08718; negative ones count)."""
-    found = measured.generated["captions"]
-    error = 100 * found.standard_error if found.count > 1 else None
-    return {"clip_score": Score(100 * found.value, found.count, standard_error=error)}
