@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from ditkit.base.errors import UserError
 from ditkit.base.rng import generator
 from ditkit.evaluate import neighbours
-from ditkit.evaluate.features import accuracy, frechet_distance, inception_score
-from ditkit.evaluate.frechet import Gaussian, frechet_gaussian
+from ditkit.evaluate.features import accuracy, frechet_distance, gaussian_of, inception_score
+from ditkit.evaluate.frechet import Gaussian, frechet_gaussian, frechet_standard_error
 from ditkit.evaluate.kernels import clip_mmd, kernel_distance, kernel_sums, polynomial, rbf
 from ditkit.evaluate.neighbours import density_coverage, precision_recall
 from ditkit.evaluate.statistics import equal_splits, shuffled_splits
@@ -52,6 +52,18 @@ def test_frechet_from_features_equals_the_matrix_root(n, m, d, index):
     expected = (a.mean(0) - b.mean(0)).square().sum() + ca.trace() + cb.trace() - 2 * roots
     assert distance == pytest.approx(expected.item(), rel=1e-5, abs=1e-5)
     assert distance == pytest.approx(frechet_distance(b, a), rel=1e-10, abs=1e-10)
+
+
+@pytest.mark.parametrize("columns", [6, 7])
+def test_standard_error_of_frechet_is_the_spread_over_draws(columns):
+    """Also where a feature is always 0."""
+    mix = normal(6, 6, index=1) @ torch.eye(6, columns, dtype=torch.float64)
+    reference = Gaussian.of_moments(0.5 * normal(columns, index=2), 2 * mix.T @ mix)
+    draws = [normal(300, 6, index=10 + i) @ mix for i in range(80)]
+    distances = torch.tensor([frechet_gaussian(reference, gaussian_of(x)) for x in draws])
+    errors = torch.tensor([frechet_standard_error(reference, gaussian_of(x), x) for x in draws])
+    assert errors.mean() == pytest.approx(distances.std().item(), rel=0.25)
+    assert errors.std() < 0.2 * errors.mean()
 
 
 @pytest.mark.parametrize("n", [5, 40, 300])

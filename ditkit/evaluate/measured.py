@@ -166,6 +166,10 @@ def measure(
     check_values(what, images)
     if labels is not None and network.num_classes is not None:
         check_labels(what, images, labels, network.num_classes)
+    if captions is not None and len(captions) != len(images):
+        raise UserError(
+            f"{len(captions)} captions of {len(images)} {what}, expected one for each: give as many, in order"
+        )
     side, keep = Side(len(images)), DEFAULT if quantities is None else tuple(quantities)
     starts = range(0, len(images), batch)
     for start in tqdm(starts, "features", delay=2, disable=not progress, leave=False):

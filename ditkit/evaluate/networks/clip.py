@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ditkit.evaluate.networks.hub import HubModel, normalised
-from ditkit.evaluate.networks.network import NetworkProtocol, Taps
+from ditkit.evaluate.networks.network import NetworkProtocol, Taps, exact_float32
 from ditkit.evaluate.networks.weights import weights_hash
 
 SIZE = 336
@@ -51,13 +51,15 @@ class CLIP:
     def look(self, images: Tensor) -> Taps:
         """Features (B, D) of uint8 images (B, C, H, W), on the CPU."""
         pixels = normalised(images.to(self.device), SIZE, MEAN, STD)
-        seen = self.model.vision_model(pixel_values=pixels).pooler_output
-        return Taps(F.normalize(self.model.visual_projection(seen), dim=1).float().cpu())
+        with exact_float32():
+            seen = self.model.visual_projection(self.model.vision_model(pixel_values=pixels).pooler_output)
+        return Taps(F.normalize(seen, dim=1).float().cpu())
 
     @torch.no_grad()
     def read(self, captions: Sequence[str]) -> Tensor:
         """Features (B, D) of captions, on the CPU; of longer ones, the first 77 tokens."""
         tokens = self.tokenizer(list(captions), padding=True, truncation=True, return_tensors="pt")
         held = {key: tokens[key].to(self.device) for key in ("input_ids", "attention_mask")}
-        text = self.model.text_model(**held).pooler_output
-        return F.normalize(self.model.text_projection(text), dim=1).float().cpu()
+        with exact_float32():
+            text = self.model.text_projection(self.model.text_model(**held).pooler_output)
+        return F.normalize(text, dim=1).float().cpu()

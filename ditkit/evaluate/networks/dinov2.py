@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ditkit.evaluate.networks.hub import HubModel, normalised
-from ditkit.evaluate.networks.network import NetworkProtocol, Taps
+from ditkit.evaluate.networks.network import NetworkProtocol, Taps, exact_float32
 from ditkit.evaluate.networks.weights import weights_hash
 
 SIZE = 224
@@ -49,4 +49,5 @@ class DINOv2:
     def look(self, images: Tensor) -> Taps:
         """Features (B, D) of uint8 images (B, C, H, W), on the CPU."""
         pixels = normalised(images.to(self.device), SIZE, MEAN, STD)
-        return Taps(self.model(pixel_values=pixels).last_hidden_state[:, 0].float().cpu())
+        with exact_float32():
+            return Taps(self.model(pixel_values=pixels).last_hidden_state[:, 0].float().cpu())

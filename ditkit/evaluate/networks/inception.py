@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ditkit.base.errors import UserError
 from ditkit.convert.files import read_state
-from ditkit.evaluate.networks.network import NetworkProtocol, Taps, as_rgb
+from ditkit.evaluate.networks.network import NetworkProtocol, Taps, as_rgb, exact_float32
 from ditkit.evaluate.networks.resize import bilinear_tf1
 from ditkit.evaluate.networks.weights import Published, weights_hash
 
@@ -255,7 +255,8 @@ class Inception:
         """The network's maps (see ``InceptionV3.forward``) of uint8 images (B, C, H, W), on its device."""
         device = self.net.fc.weight.device
         x = (bilinear_tf1(as_rgb(images.to(device)), SIZE, SIZE) - 128) / 128
-        return self.net(x)
+        with exact_float32():
+            return self.net(x)
 
     def look(self, images: Tensor) -> Taps:
         """Features (B, 2048), logits (B, 1008) and spatial features (B, 2023), on the CPU."""
@@ -264,7 +265,8 @@ class Inception:
     @torch.no_grad()
     def taps(self, maps: Mapping[str, Tensor]) -> Taps:
         """What the metrics take of the network's maps, on the CPU."""
-        logits = maps["2048"] @ self.net.fc.weight.T
+        with exact_float32():
+            logits = maps["2048"] @ self.net.fc.weight.T
         return Taps(maps["2048"].cpu(), logits.cpu(), spatial_features(maps["spatial"]).cpu())
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -74,6 +75,21 @@ def load_network(name: str, path: Path | str | None = None, device: torch.device
     Raises UserError on an unknown name, and on weights that are missing, naming the file and the places for it.
     """
     return find("feature network", PLACE, _is_network, name).load(path, device)
+
+
+@contextlib.contextmanager
+def exact_float32() -> Iterator[None]:
+    """Convolutions and products of float32 inside are of float32 throughout, and the same each time.
+
+    On a GPU they would otherwise be rounded to TF32's 10 bits, which moves features by a thousandth.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def as_rgb(images: Tensor) -> Tensor:

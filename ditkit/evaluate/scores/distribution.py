@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ditkit.evaluate import kernels
-from ditkit.evaluate.frechet import frechet_gaussian
+from ditkit.evaluate.frechet import frechet_gaussian, frechet_standard_error
 from ditkit.evaluate.measured import Measured, Score
 from ditkit.evaluate.neighbours import reach
 from ditkit.evaluate.requirements import score
@@ -20,8 +20,11 @@ def ten_for_each(quantity: str):
 )  # fmt: skip
 def frechet_distance(measured: Measured) -> dict[str, Score]:
     """Fréchet distance between real and generated features (see ``frechet.frechet_gaussian``)."""
-    distance = frechet_gaussian(measured.real.gaussian, measured.generated.gaussian)
-    return {"frechet_distance": Score(distance, measured.generated.count)}
+    real, generated = measured.real.gaussian, measured.generated.gaussian
+    distance = frechet_gaussian(real, generated)
+    known = "features" in measured.generated.held and measured.generated.count > len(generated.mean)
+    error = frechet_standard_error(real, generated, measured.generated.features) if known else None
+    return {"frechet_distance": Score(distance, measured.generated.count, standard_error=error)}
 
 
 @score(
