@@ -146,9 +146,10 @@ def test_recall_and_coverage_of_a_mixture_with_dropped_modes_are_the_fraction_ke
 
 def test_blocks_do_not_change_the_result(monkeypatch):
     real, generated = normal(70, 4), normal(50, 4, index=1) * 1.5
-    whole = precision_recall(real, generated)
+    whole, spread = precision_recall(real, generated), density_coverage(real, generated)
     monkeypatch.setattr(neighbours, "TILE", 7)
     assert precision_recall(real, generated) == whole
+    assert density_coverage(real, generated) == spread
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from ditkit.base.errors import UserError
 
 ROWS = 4096
 """Features at a time."""
+SINGULAR = 1e-9
+"""Of the largest direction of a factor: smaller ones are rounding."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,10 @@ def frechet_standard_error(reference: Gaussian, generated: Gaussian, features: T
     reference. Neither the reference's own error nor the bias of few features is in it.
     """
     u, _, vh = torch.linalg.svd(generated.factor @ reference.factor.T, full_matrices=False)
-    # T = R^+ U V^T R_r carries S = R^T R to S_r; gelsy takes singular factors, as of features that are always 0.
-    transport = torch.linalg.lstsq(generated.factor, (u @ vh) @ reference.factor, driver="gelsy").solution
+    # T = R^+ U V^T R_r carries S = R^T R to S_r. Features that are always 0 make R singular: gelsd, as torch's gelsy
+    # takes no constant order of columns.
+    carried = (u @ vh) @ reference.factor
+    transport = torch.linalg.lstsq(generated.factor, carried, rcond=SINGULAR, driver="gelsd").solution
     change = torch.eye(len(generated.mean), dtype=torch.float64) - transport
     influences = []
     for batch in features.split(ROWS):
