@@ -1,4 +1,4 @@
-"""The classifier on noisy images: trained as a denoiser is, kept as one, and able to guide one that knows no classes."""
+"""The classifier on noisy images: trained as a denoiser is, kept as one, able to guide one that knows no classes."""
 
 from __future__ import annotations
 
@@ -141,13 +141,6 @@ def test_where_there_is_no_signal_there_is_no_gradient(classifier: Path) -> None
     assert shift[1] < 3 * shift[0]
 
 
-def digits() -> tuple[torch.Tensor, torch.Tensor]:
-    """The embedded digits, (N, 1, 8, 8) in [-1, 1], and their labels."""
-    images = load_images(open_source("digits"), progress=False)
-    assert images.labels is not None
-    return from_uint8(images.get(torch.arange(len(images)))), images.labels
-
-
 def test_a_history_of_losses_weighs_what_it_draws_often() -> None:
     history = LossHistory(bins=2, memory=1, uniform=0.1)
     task = Classifying(net_of(10), Linear(), 0, density=history)
@@ -162,13 +155,16 @@ def test_a_history_of_losses_weighs_what_it_draws_often() -> None:
 
 
 def test_its_gradient_leads_samples_of_a_model_without_classes_to_the_class() -> None:
-    """The model is the exact denoiser of the digits: without guidance it draws their classes alike."""
-    x0, labels = digits()
+    """The model is the exact denoiser of the digits 0 and 1: without guidance it draws both."""
     images, path = load_images(open_source("digits"), progress=False), Linear()
-    task = Classifying(net_of(10, width=32, depth=2), path, 0)
-    trainer = Trainer(task, LoopSettings(steps=150, batch_size=64, lr=3e-3, warmup=20, ema_decay=0.9))
-    trainer.run((batch(images, step=i, batch_size=64, seed=0) for i in itertools.count()), lambda record: None, [])
-    model, wanted = KNNDenoiser(path, References.among(x0), k=len(x0)), torch.arange(40) % 10
+    assert images.labels is not None
+    images = images.subset((images.labels < 2).nonzero()[:, 0])
+    x0, labels = from_uint8(images.get(torch.arange(len(images)))), images.labels
+    assert labels is not None
+    task = Classifying(net_of(2, width=32, depth=2), path, 0)
+    trainer = Trainer(task, LoopSettings(steps=200, batch_size=32, lr=3e-3, warmup=20, ema_decay=0.9))
+    trainer.run((batch(images, step=i, batch_size=32, seed=0) for i in itertools.count()), lambda record: None, [])
+    model, wanted = KNNDenoiser(path, References.among(x0), k=len(x0)), torch.arange(24) % 2
 
     def seeing(x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
         return trainer.ema.net(network_input(path, x, time_of(path, time)), time)
@@ -176,11 +172,11 @@ def test_its_gradient_leads_samples_of_a_model_without_classes_to_the_class() ->
     def accuracy(scale: float) -> float:
         gradient = classifier_gradient(seeing, wanted, path, scale)
         drawn = sample(
-            model, Condition(), range(40), (1, 8, 8), uniform(path, 20),
+            model, Condition(), range(24), (1, 8, 8), uniform(path, 20),
             solver=euler, guide=lambda denoiser: ClassifierGuided(denoiser, gradient),
         )  # fmt: skip
         found = labels[BruteForce(x0).nearest(drawn, 1)[:, 0]]
         return (found == wanted).double().mean().item()
 
-    assert accuracy(0.0) < 0.3
-    assert accuracy(1.0) > 0.6
+    assert accuracy(0.0) < 0.75
+    assert accuracy(4.0) > 0.9

@@ -262,7 +262,7 @@ def encode(recipe: AnyRecipe, autoencoder: Autoencoder) -> Encode | None:
 
 
 def references(images: Images, encode: Encode | None, flip: bool, where: torch.device) -> References:
-    """The images as the network sees them in training: in [-1, 1] or as latents, with their mirror images if flipped."""
+    """The images as the network sees them in training: in [-1, 1] or as latents; with their mirror images if flip."""
     rows = torch.arange(len(images)).split(256)
     parts = [from_uint8(images.get(part)) for part in tqdm(rows, "index", delay=2, leave=False)]
     data, labels = torch.cat(parts), images.labels

@@ -30,7 +30,10 @@ def network_input(path: Path, x_t: Tensor, t: Tensor) -> Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Labelled:
-    """What is classified in a step: the network's input x (B, C, H, W), network time, label and weight (B,) each; t (B,) on the CPU."""
+    """What is classified in a step: the network's input x (B, C, H, W) and time (B,), label (B,), weight (B,).
+
+    t: (B,), on the CPU.
+    """
 
     x: Tensor
     time: Tensor
@@ -49,8 +52,8 @@ class Labelled:
 class Classifying:
     """A task (see ``ditkit.train.task``): cross-entropy of the labels at noised images.
 
-    net: (network_input, network time) -> logits (B, K), already on its device. path: noises the images, at times from density.
-    encode: to latent space; None: pixel space. autocast: the dtype of matrix products; None: as the weights.
+    net: (network_input, network time) -> logits (B, K), already on its device. path: noises the images, at times from
+    density. encode: to latent space; None: pixel space. autocast: the dtype of matrix products; None: as the weights.
     """
 
     net: nn.Module
