@@ -27,6 +27,7 @@ from ditkit.process.grids import check
 from ditkit.process.path import Path
 from ditkit.process.prediction import Prediction
 from ditkit.sample import Guide, Solver
+from ditkit.solvers.counted import Counted
 from ditkit.train.trainer import Encode, Objective
 
 
@@ -152,6 +153,18 @@ def check_sampling(process: Process, sampling: Sampling) -> None:
     Interval(standin, standin, *sampling.guidance_interval)
     ts, x = grid(sampling, standin.path), torch.zeros(1, 1, 1, 1)
     next(solver(sampling)(standin, x, ts, noise=lambda k: x))
+
+
+def evaluations(process: Process, sampling: Sampling) -> int:
+    """How often the solver asks the denoiser in drawing with these settings, counted without a network.
+
+    UserError for settings that cannot be drawn with. Solvers that choose their own steps by what they are told are to
+    be counted with the network.
+    """
+    counted, x = Counted(_StandIn(path(process), process.learned_variance)), torch.zeros(1, 1, 1, 1)
+    for _ in solver(sampling)(counted, x, grid(sampling, counted.path), noise=lambda k: x):
+        pass
+    return counted.evaluations
 
 
 def check_training(process: Process) -> None:
