@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
+
+from tqdm import tqdm
 
 from ditkit.app import build
 from ditkit.app.recipe import Process, Sampling
@@ -79,7 +82,8 @@ def plan(process: Process, sampling: Sampling, solvers: Sequence[str], budgets: 
     name, option or budget that cannot be drawn with.
     """
     found: dict[tuple[str, str], Task] = {}
-    for choice in map(Choice.parse, solvers):
+    choices = [Choice.parse(text) for text in solvers]
+    for choice in tqdm(choices, "counting evaluations", delay=2, leave=False):
         for task in _of(choice, process, sampling, budgets):
             found.setdefault((str(choice), task.sampling.steps), task)
     return sorted(found.values(), key=lambda task: task.evaluations or max(budgets))
@@ -92,6 +96,7 @@ def _of(choice: Choice, process: Process, sampling: Sampling, budgets: Sequence[
         yield Task(choice, chosen, None)
         return
 
+    @functools.cache
     def cost(steps: int) -> int:
         return build.evaluations(process, choice.over(sampling, steps))
 
