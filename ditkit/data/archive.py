@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ditkit.base.errors import UserError
 from ditkit.base.files import expanded
-from ditkit.data.central import ENCRYPTED, BrokenZip, Entries
+from ditkit.data.central import ENCRYPTED, BrokenZipError, Entries
 from ditkit.data.layout import arrange
 from ditkit.data.listed import Listed, digest
 from ditkit.data.readat import FileAt
@@ -36,7 +36,7 @@ class Zip(Listed):
             self._file = FileAt(expanded(spec).open("rb"))
             bar = tqdm(self._directory.read(self._file), desc=f"listing {spec}", unit=" files", delay=2, leave=False)
             super().__init__(spec, arrange(plain(bar), f"archive {spec!r}"))
-        except (BrokenZip, OSError) as error:
+        except (BrokenZipError, OSError) as error:
             raise UserError(
                 f"archive {spec!r} cannot be read ({error}): expected a whole zip file; download or pack it again"
             ) from error

@@ -27,7 +27,7 @@ _END64 = struct.Struct("<4sQHHIIQQQQ")  # 4.3.14
 _BEYOND32 = 0xFFFFFFFF
 
 
-class BrokenZip(ValueError):
+class BrokenZipError(ValueError):
     """The file is no whole zip archive; says why."""
 
 
@@ -55,12 +55,12 @@ class Bounds:
 
 
 def bounds(file: FileAt) -> Bounds:
-    """Finds the central directory. Raises BrokenZip when there is no whole one."""
+    """Finds the central directory. Raises BrokenZipError when there is no whole one."""
     tail_at = max(0, file.size - _END.size - 0xFFFF)
     tail = file.read(tail_at, file.size - tail_at)
     end = tail.rfind(b"PK\5\6")
     if end < 0 or len(tail) - end < _END.size:
-        raise BrokenZip("it has no directory at its end")
+        raise BrokenZipError("it has no directory at its end")
     *_, length, place, _ = _END.unpack_from(tail, end)
     stop = tail_at + end
     if stop >= _END64_AT.size:
@@ -70,10 +70,10 @@ def bounds(file: FileAt) -> Bounds:
             stop = stop - _END64_AT.size - _END64.size
             signature, *_, length, place = _END64.unpack(file.read(max(0, stop), _END64.size))
             if signature != b"PK\6\6":
-                raise BrokenZip(f"its 64-bit directory is not at byte {end64:,}")
+                raise BrokenZipError(f"its 64-bit directory is not at byte {end64:,}")
     before = stop - length - place
     if before < 0:
-        raise BrokenZip(f"{-before:,} bytes of it are missing")
+        raise BrokenZipError(f"{-before:,} bytes of it are missing")
     return Bounds(place + before, length, before)
 
 
@@ -89,12 +89,12 @@ class Entries:
         self.flags = array("H")
 
     def read(self, file: FileAt) -> Iterator[str]:
-        """Fills the arrays, and yields the name of each entry. Raises BrokenZip when the directory is damaged."""
+        """Fills the arrays, and yields the name of each entry. Raises BrokenZipError when the directory is damaged."""
         where = bounds(file)
         directory, at = file.read(where.place, where.length), 0
         while at + _ENTRY_SIZE <= len(directory):
             if directory[at : at + 4] != b"PK\1\2":
-                raise BrokenZip(f"its directory is damaged at byte {where.place + at:,}")
+                raise BrokenZipError(f"its directory is damaged at byte {where.place + at:,}")
             flags, method, _, _, crc, packed, size, n, more, comment, _, _, _, offset = _ENTRY.unpack_from(
                 directory, at
             )
@@ -104,7 +104,7 @@ class Entries:
                 size, packed, offset = _wide(extra, size, packed, offset)
             offset += where.before
             if offset + packed > where.place:
-                raise BrokenZip(f"{name.decode('cp437')!r} would end beyond the archive's content")
+                raise BrokenZipError(f"{name.decode('cp437')!r} would end beyond the archive's content")
             for column, value in zip(self._columns(), (offset, packed, size, crc, method, flags), strict=True):
                 column.append(value)
             yield name.decode("utf-8", "surrogateescape") if flags & _UTF8 else name.decode("cp437")
@@ -114,17 +114,25 @@ class Entries:
         return self.offset, self.packed, self.size, self.crc, self.method, self.flags
 
     def content(self, file: FileAt, i: int) -> bytes:
-        """The unpacked content of entry i. Raises BrokenZip or OSError, or what the decompressor does."""
-        offset, method = self.offset[i], self.method[i]
-        signature, n, more = _LOCAL.unpack(file.read(offset, _LOCAL.size))
-        if signature != b"PK\3\4":
-            raise BrokenZip(f"no entry begins at byte {offset:,}")
+        """The unpacked content of entry i. Raises BrokenZipError or OSError, or what the decompressor does."""
+        method = self.method[i]
         if method not in UNPACK:
-            raise BrokenZip(f"it is compressed by method {method}, which is not known")
-        content = UNPACK[method](file.read(offset + _LOCAL.size + n + more, self.packed[i]))
+            raise BrokenZipError(f"it is compressed by method {method}, which is not known")
+        content = UNPACK[method](file.read(self._begin(file, i), self.packed[i]))
         if zlib.crc32(content) != self.crc[i]:
-            raise BrokenZip("its checksum does not fit")
+            raise BrokenZipError("its checksum does not fit")
         return content
+
+    def start(self, file: FileAt, i: int) -> int | None:
+        """The place of entry i's content in the file; None when it is compressed or encrypted."""
+        plain = self.method[i] == 0 and not self.flags[i] & ENCRYPTED
+        return self._begin(file, i) if plain else None
+
+    def _begin(self, file: FileAt, i: int) -> int:
+        signature, n, more = _LOCAL.unpack(file.read(self.offset[i], _LOCAL.size))
+        if signature != b"PK\3\4":
+            raise BrokenZipError(f"no entry begins at byte {self.offset[i]:,}")
+        return self.offset[i] + _LOCAL.size + n + more
 
 
 def _wide(extra: bytes, size: int, packed: int, offset: int) -> tuple[int, int, int]:

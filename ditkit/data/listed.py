@@ -16,7 +16,7 @@ class Plain:
     """The part of a source (see ``ditkit.data.source.Source``) that most have in common: neither captions nor maps."""
 
     captions: Sequence[str] | None = None
-    extras: Mapping[str, Callable[[int], Image.Image]] = {}  # noqa: RUF012, never written to
+    extras: Mapping[str, Callable[[int], Image.Image]] = {}
 
 
 class Listed(Plain):
