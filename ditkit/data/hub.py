@@ -121,7 +121,7 @@ def _options(spec: str) -> dict[str, str]:
     name, _, options = spec.partition(":")[2].partition(":")
     if not name:
         raise UserError(f"data {spec!r} has no name: expected for example hf:ylecun/mnist")
-    readers: dict[str, Callable[[str], str]] = {k: str for k in ("split", "config", "image", "label", "caption")}
+    readers = {"split": str, "config": str, "image": str, "label": str, "caption": str}
     return {"name": name, **options_of(f"hf:{options}", readers)}
 
 

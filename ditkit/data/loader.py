@@ -1,4 +1,4 @@
-"""Batches whose order follows from (seed, step) alone, made ahead of time in a thread."""
+"""Batches whose order follows from (seed, step) alone, made ahead of time in threads."""
 
 from __future__ import annotations
 
@@ -97,15 +97,16 @@ def _mirrored(count: int, seed: int, epoch: int) -> Tensor:
     return torch.rand(count, generator=rng.generator(seed, "flip", epoch)) < 0.5  # N
 
 
-def prefetch(make: Callable[[int], T], start: int = 0, stop: int | None = None, *, ahead: int = 2) -> Generator[T]:
-    """Yields make(start), make(start + 1), ... up to ``stop`` (excluded; None is endless), made ahead in one thread.
+def prefetch(make: Callable[[int], T], start: int = 0, stop: int | None = None, *, ahead: int = 4) -> Generator[T]:
+    """Yields make(start), make(start + 1), ... up to ``stop`` (excluded; None is endless), made ahead in threads.
 
-    ahead: how many wait at most, at least 1. An error in ``make`` is raised where its result is due. The thread ends
-    with the iteration, or when the iterator is closed (``contextlib.closing``).
+    ahead: how many are made or wait at most, at least 1; each in its own thread, so that one that takes long (a slow
+    file) does not keep the next ones from being made. An error in ``make`` is raised where its result is due. The
+    threads end with the iteration, or when the iterator is closed (``contextlib.closing``).
     """
     steps = itertools.count(start) if stop is None else iter(range(start, stop))
     waiting: collections.deque[Future[T]] = collections.deque()
-    pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
+    pool = ThreadPoolExecutor(ahead, thread_name_prefix="prefetch")
     try:
         waiting.extend(pool.submit(make, step) for step in itertools.islice(steps, ahead))
         while waiting:
