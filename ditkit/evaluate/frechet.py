@@ -65,8 +65,8 @@ def frechet_standard_error(reference: Gaussian, generated: Gaussian, features: T
     reference. Neither the reference's own error nor the bias of few features is in it.
     """
     u, _, vh = torch.linalg.svd(generated.factor @ reference.factor.T, full_matrices=False)
-    # T = R^+ U V^T R_r carries S = R^T R to S_r. Features that are always 0 make R singular: gelsd, as torch's gelsy
-    # takes no constant order of columns.
+    # T = R^+ U V^T R_r carries S = R^T R to S_r. gelsd sees that features which are always 0 make R singular; what
+    # gelsy sees depends on pivots that torch leaves as they lay in memory.
     carried = (u @ vh) @ reference.factor
     transport = torch.linalg.lstsq(generated.factor, carried, rcond=SINGULAR, driver="gelsd").solution
     change = torch.eye(len(generated.mean), dtype=torch.float64) - transport
