@@ -117,9 +117,11 @@ def prediction(process: Process) -> Prediction:
 
 
 def density(process: Noising) -> Density:
-    """The density of training times that the recipe names."""
+    """The density of training times that the recipe names. UserError also where it does not fit the path."""
     kind = _find("density", process.density)
-    return kind(**_options("density", process.density, kind, process.density_options))
+    made: Density = kind(**_options("density", process.density, kind, process.density_options))
+    made.loss_weight(torch.full((1,), 0.5, dtype=torch.float64), path(process))
+    return made
 
 
 Needs = Mapping[Any, Callable[[], Any]]
@@ -158,6 +160,15 @@ def check_sampling(process: Process, sampling: Sampling) -> None:
     """Raises UserError for settings that cannot be drawn with, by one step without a network: before long work."""
     standin = _StandIn(path(process), process.learned_variance)
     Interval(standin, standin, *sampling.guidance_interval)
+    _check_drawing(standin, sampling)
+
+
+def check_solver(path: Path, sampling: Sampling) -> None:
+    """Raises UserError for a solver or a grid that cannot be drawn with on a path, without learned variance."""
+    _check_drawing(_StandIn(path, False), sampling)
+
+
+def _check_drawing(standin: _StandIn, sampling: Sampling) -> None:
     ts, x = grid(sampling, standin.path), torch.zeros(1, 1, 1, 1)
     next(solver(sampling)(standin, x, ts, noise=lambda k: x))
 

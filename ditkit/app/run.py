@@ -207,8 +207,7 @@ class Model:
         """Labels of ``num`` samples, the given classes (all by default) in turn; None for an unconditional model."""
         if not self.classes:
             return None
-        chosen = torch.tensor(list(classes) if classes else range(len(self.classes)))
-        return chosen[torch.arange(num) % len(chosen)]
+        return turns(num, classes or range(len(self.classes)))
 
     def draw(
         self, seeds: Sequence[int], labels: torch.Tensor | None, sampling: Sampling, progress: str | None = None
@@ -261,6 +260,11 @@ def check_autoencoder(run: Run[Any], autoencoder: Autoencoder, about: dict[str, 
             f"run {run.folder} was trained in the latents of {about['autoencoder']}, but its data.autoencoder "
             f"{run.recipe.data.autoencoder} is {autoencoder.identity}: put the one that it was trained with there"
         )
+
+
+def turns(num: int, classes: Sequence[int]) -> torch.Tensor:
+    """Labels (num,) int64: the classes in turn."""
+    return torch.tensor(list(classes))[torch.arange(num) % len(classes)]
 
 
 def parse_classes(text: str, names: Sequence[str]) -> list[int]:

@@ -223,7 +223,15 @@ class LossHistory(Density):
         return ((k + (u.cpu() - below) / (above[k] - below)) / len(above)).to(u.device)
 
     def loss_weight(self, t: Tensor, path: Path) -> Tensor:
-        """1 / p(t): the loss is that of uniform times, with less variance."""
+        """1 / p(t): the loss is that of uniform times, with less variance.
+
+        UserError where bins cut through the times of a discrete path, of which 1 / p would be wrong.
+        """
+        if path.steps is not None and path.steps % len(self.counts):
+            raise UserError(
+                f"loss history bins {len(self.counts)} on a path of {path.steps} times: expected a divisor of these, "
+                f"such as {path.steps}"
+            )
         return self.weight(t, path)
 
     def pdf(self, t: Tensor, path: Path) -> Tensor:

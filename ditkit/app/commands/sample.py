@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from ditkit.app.cli import parse
 from ditkit.app.recipe import Sampling
-from ditkit.base.files import atomic_folder, check_new_folder
+from ditkit.base.files import check_new_folder
 from ditkit.train.settings import STRICT, Positive
 
 
@@ -77,7 +77,7 @@ def main(args: Sequence[str]) -> int:
     """The command."""
     options = parse(Options, "sample", args)
     from ditkit.app import build
-    from ditkit.app.pictures import grid
+    from ditkit.app.drawn import save_samples
     from ditkit.app.run import load_model, open_run, parse_classes
 
     run = open_run(options.run)
@@ -90,31 +90,6 @@ def main(args: Sequence[str]) -> int:
     labels = model.labels(options.num, classes)
     seeds = range(options.seed, options.seed + options.num)
     images = model.draw(seeds, labels, sampling, progress="sampling")
-    names = [f"seed{seed:06d}" for seed in seeds]
-    if labels is not None:
-        names = [f"{name}-class{label}" for name, label in zip(names, labels.tolist(), strict=True)]
-    with atomic_folder(out.absolute()) as folder:
-        for name, image in zip(names, images, strict=True):
-            grid(image[None], 1, background=0).save(folder / f"{name}.png")
-        sheet = grid(images, _columns(options.num, len(classes or model.classes)), background=255)
-        sheet.save(folder / "grid.png")
-        if options.npz:
-            _write_npz(folder / "samples.npz", images, labels)
+    save_samples(out, images, seeds, labels, npz=options.npz)
     print(f"{options.num} images in {out} (grid.png shows them all)")
     return 0
-
-
-def _columns(num: int, classes: int) -> int:
-    """Columns of the grid: one per class where there are 2 to 16, else a square."""
-    return classes if 2 <= classes <= 16 else max(1, round(num**0.5))
-
-
-def _write_npz(path: Path, images: Any, labels: Any) -> None:
-    import numpy as np
-
-    arrays = [images.permute(0, 2, 3, 1).numpy()]  # N H W C
-    if images.shape[1] == 1:
-        arrays[0] = arrays[0].repeat(3, axis=3)  # the evaluator knows RGB only
-    if labels is not None:
-        arrays.append(labels.numpy())
-    np.savez(path, *arrays)
