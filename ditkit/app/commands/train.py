@@ -41,7 +41,7 @@ def main(args: Sequence[str]) -> int:
         stopped = training.resume(options.resume, _limits(options, args))
     else:
         if not options.data.source:
-            raise UserError("--data is missing: expected digits, a folder of images or a .zip of one")
+            raise UserError("--data is missing: expected digits, shapes, or a folder, archive or table of images")
         if options.out is None:
             raise UserError("--out is missing: expected the run's new folder, such as --out runs/first")
         recipe = Recipe(**{f.name: getattr(options, f.name) for f in dataclasses.fields(Recipe)})
