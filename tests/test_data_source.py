@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tracemalloc
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -213,3 +214,14 @@ def test_an_encrypted_archive_is_refused(tmp_path):
     content[content.index(b"PK\x01\x02") + 8] |= 1  # the flag in the directory's entry
     (tmp_path / "set.zip").write_bytes(content)
     assert "without a password" in refusal(str(tmp_path / "set.zip"))
+
+
+def test_an_index_takes_few_bytes_an_entry():
+    count = 20_000  # benchmarks/data.py measures a million: under 200 MB
+    names = [f"n{i % 100:08d}/img_{i * 7919 % count:09d}.jpg" for i in range(count)]
+    tracemalloc.start()
+    layout = arrange(iter(names), "it")
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(layout.names) == count
+    assert most / count < 200, most / count

@@ -18,8 +18,9 @@ from ditkit.data.readat import FileAt
 ENCRYPTED = 0x1
 _UTF8 = 0x800
 
-_ENTRY = struct.Struct("<4x4x2HHHIIIHHHHHII")  # after the signature; 4.3.12
-_ENTRY_SIZE = 46
+_ENTRY = struct.Struct("<4x4x2HHHIIIHHHHHII")  # 4.3.12
+_LONGEST = _ENTRY.size + 3 * 0xFFFF
+_PIECE = 2**20
 _LOCAL = struct.Struct("<4s22xHH")  # 4.3.7
 _END = struct.Struct("<4sHHHHIIH")  # 4.3.16
 _END64_AT = struct.Struct("<4sIQI")  # 4.3.15
@@ -91,24 +92,17 @@ class Entries:
     def read(self, file: FileAt) -> Iterator[str]:
         """Fills the arrays, and yields the name of each entry. Raises BrokenZipError when the directory is damaged."""
         where = bounds(file)
-        directory, at = file.read(where.place, where.length), 0
-        while at + _ENTRY_SIZE <= len(directory):
-            if directory[at : at + 4] != b"PK\1\2":
-                raise BrokenZipError(f"its directory is damaged at byte {where.place + at:,}")
-            flags, method, _, _, crc, packed, size, n, more, comment, _, _, _, offset = _ENTRY.unpack_from(
-                directory, at
-            )
-            name = directory[at + _ENTRY_SIZE : at + _ENTRY_SIZE + n]
+        for at, entry in _entries(file, where):
+            flags, method, _, _, crc, packed, size, n, more, _, _, _, _, offset = _ENTRY.unpack_from(entry)
+            name = entry[_ENTRY.size : _ENTRY.size + n]
             if _BEYOND32 in (size, packed, offset):
-                extra = directory[at + _ENTRY_SIZE + n : at + _ENTRY_SIZE + n + more]
-                size, packed, offset = _wide(extra, size, packed, offset)
+                size, packed, offset = _wide(entry[_ENTRY.size + n :][:more], size, packed, offset)
             offset += where.before
             if offset + packed > where.place:
-                raise BrokenZipError(f"{name.decode('cp437')!r} would end beyond the archive's content")
+                raise BrokenZipError(f"the entry at byte {at:,} would end beyond the archive's content")
             for column, value in zip(self._columns(), (offset, packed, size, crc, method, flags), strict=True):
                 column.append(value)
             yield name.decode("utf-8", "surrogateescape") if flags & _UTF8 else name.decode("cp437")
-            at += _ENTRY_SIZE + n + more + comment
 
     def _columns(self) -> tuple[array[int], ...]:
         return self.offset, self.packed, self.size, self.crc, self.method, self.flags
@@ -133,6 +127,22 @@ class Entries:
         if signature != b"PK\3\4":
             raise BrokenZipError(f"no entry begins at byte {self.offset[i]:,}")
         return self.offset[i] + _LOCAL.size + n + more
+
+
+def _entries(file: FileAt, where: Bounds) -> Iterator[tuple[int, bytes]]:
+    """The place and the bytes of each entry of the directory, which is read piece by piece."""
+    at, stop = where.place, where.place + where.length
+    piece, begin = b"", at
+    while at + _ENTRY.size <= stop:
+        if at + _LONGEST > begin + len(piece) < stop:
+            piece, begin = file.read(at, min(_PIECE, stop - at)), at
+        here = at - begin
+        *_, n, more, comment, _, _, _, _ = _ENTRY.unpack_from(piece, here)
+        length = _ENTRY.size + n + more + comment
+        if piece[here : here + 4] != b"PK\1\2" or at + length > stop:
+            raise BrokenZipError(f"its directory is damaged at byte {at:,}")
+        yield at, piece[here : here + length]
+        at += length
 
 
 def _wide(extra: bytes, size: int, packed: int, offset: int) -> tuple[int, int, int]:

@@ -8,7 +8,7 @@ from typing import overload
 
 import numpy as np
 
-_CHUNK = 2**16
+_CHUNK = 2**12
 
 
 class Packed(Sequence[str]):
