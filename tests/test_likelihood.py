@@ -163,7 +163,7 @@ def test_bad_input_is_an_error_of_one_line():
         log_likelihood(denoise, x, divergence=Exact(), times=torch.tensor([0.5, 0.2]))
     with pytest.raises(UserError, match="expected at least 1"):
         rademacher(x, 0)
-    with pytest.raises(UserError, match="not finite"):
+    with pytest.raises(UserError, match="sample 0 of the batch has no finite velocity at t = 0"):
         log_likelihood(denoise, x.fill_(math.nan), divergence=Exact(), times=TIMES)
 
 
