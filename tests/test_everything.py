@@ -37,12 +37,8 @@ ONE = torch.ones((), dtype=torch.float64)
 
 
 def is_solver(value: object) -> bool:
-    """A generator function of (denoise, x, ts)."""
-    return inspect.isgeneratorfunction(value) and list(inspect.signature(value).parameters)[:3] == [
-        "denoise",
-        "x",
-        "ts",
-    ]
+    """A function (denoise, x, ts, *, noise, ...), a generator itself or one that returns its generator."""
+    return inspect.isfunction(value) and list(inspect.signature(value).parameters)[:3] == ["denoise", "x", "ts"]
 
 
 SOLVERS: dict[str, Solver] = members("ditkit.solvers", is_solver)

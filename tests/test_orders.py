@@ -97,7 +97,7 @@ STRONG = [
     Strong("dpmpp_2s", 2),
     Strong("dpmpp_3s", 3),
     # the last steps are of the orders that are left over: of 2 alone, or of 2 and 1, or of 1
-    Strong("dpm_fast", 3, steps=(59, 83, 119, 167)),
+    Strong("dpm_fast", 3, steps=(101, 140, 200, 281)),
     Strong("dpm_fast", 2, steps=(60, 84, 120, 168)),
     Strong("dpm_fast", 2, steps=(61, 85, 121, 169)),
     Strong("unipc", 2, {"order": 2, "corrector": False}),

@@ -53,8 +53,9 @@ def dpm_fast(
     """DPM-Solver-fast: as many evaluations as the grid has steps, in steps of order 3 that are even in log-SNR.
 
     x: (B, C, ...) at ts[0] (Lu et al. 2022a, section 3.4). The last steps are of orders 2, 1, or of what is left over;
-    one or two steps in all are one of that order. eta, s_noise, noise(k): fresh noise after the k-th of these
-    steps, see euler_ancestral. UserError: the grid does not fall inside [0, 1]; eta, s_noise or t_min out of range.
+    one or two steps in all are of that order. Order 3 shows where the last one is of order 2, else order 2. eta,
+    s_noise, noise(k): fresh noise after the k-th of these steps, see euler_ancestral. UserError: the grid does not fall
+    inside [0, 1]; eta, s_noise or t_min out of range.
     """
     interval, renewal = Interval(denoise, ts, t_min), Renewal(eta, s_noise)
     for state in interval.step(x, interval.before):
