@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ditkit.base import rng
-from ditkit.base.errors import UserError
+from ditkit.base.errors import NotFiniteError, UserError
 from ditkit.condition import Condition
 from ditkit.process.denoiser import Conditional, Denoise
 from ditkit.process.path import over
@@ -39,6 +39,7 @@ def trajectory(
     """The states of one batch from ts[0] to ts[-1]; x has len(seeds) rows.
 
     condition: of the rows, in order. shape: (C, H, W). solver: one of ditkit.solvers, its options bound.
+    UserError: a state that is not finite, with the step and the seed of its sample.
     """
     real = len(seeds)
     padded = [*seeds, *[seeds[-1]] * (-real % ROWS)]
@@ -49,9 +50,22 @@ def trajectory(
     def noise(k: int) -> Tensor:
         return rng.normal_per_sample(shape, 0, "sample", padded, k + 1, device=device)
 
-    for state in solver(denoise, over(denoise.path.sigma(ts[0]), start) * start, ts, noise=noise):
-        said = state.said[:real]
-        yield State(state.x[:real], state.t, said)
+    step = 1
+    try:
+        for state in solver(denoise, over(denoise.path.sigma(ts[0]), start) * start, ts, noise=noise):
+            _check_finite(state)
+            yield State(state.x[:real], state.t, state.said[:real])
+            step += 1
+    except NotFiniteError as error:
+        raise UserError(f"step {step}: the sample of seed {padded[error.row]} {error.said}") from None
+
+
+def _check_finite(state: State) -> None:
+    finite = state.x.flatten(1).isfinite().all(1)
+    if not bool(finite.all()):
+        bad = (~finite).nonzero().flatten().tolist()
+        said = f"is not finite at t = {float(state.t):.4g}: try more steps or less guidance; is the model trained?"
+        raise NotFiniteError(bad[0], said)
 
 
 @torch.inference_mode()
@@ -69,7 +83,7 @@ def sample(
     """Samples, (len(seeds), C, H, W) float32 on the CPU; row i depends on seeds[i] and its condition alone.
 
     progress: the progress bar's label, None for none. how: solver, guide and device, as in ``trajectory``.
-    Raises UserError when a sample is not finite, naming its seed.
+    UserError: see ``trajectory``.
     """
     done = []
     total = len(seeds) * (len(ts) - 1)
@@ -78,7 +92,6 @@ def sample(
             part = seeds[i : i + batch_size]
             states = trajectory(denoiser, condition[i : i + batch_size], part, shape, ts, **how)  # type: ignore[arg-type]
             x = _last(states, lambda part=part: bar.update(len(part))).x
-            _check_finite(x, part)
             done.append(x.float().cpu())
     return torch.cat(done)
 
@@ -90,9 +103,3 @@ def _last(states: Iterator[State], each: Callable[[], object]) -> State:
         each()
     assert state is not None
     return state
-
-
-def _check_finite(x: Tensor, seeds: Sequence[int]) -> None:
-    bad = [seed for seed, good in zip(seeds, x.isfinite().flatten(1).all(1).tolist(), strict=True) if not good]
-    if bad:
-        raise UserError(f"{len(bad)} samples are not finite (seed {bad[0]}, ...): try more steps or less guidance")

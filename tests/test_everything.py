@@ -6,20 +6,26 @@ be exact, but they must end finite, and no farther from the data than the data a
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
+import math
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from ditkit.base import rng
 from ditkit.base.errors import UserError
 from ditkit.base.registry import members
-from ditkit.process.denoiser import Denoise
+from ditkit.condition import Condition
+from ditkit.process.denoiser import Denoise, Denoised
 from ditkit.process.path import Path, is_noise
 from ditkit.process.prediction import Prediction
+from ditkit.sample import sample
 from ditkit.solvers.state import State
 from tests.exact import PATHS, PREDICTIONS, normal
 from tests.mixtures import ReadAs, mixture
@@ -31,12 +37,8 @@ ONE = torch.ones((), dtype=torch.float64)
 
 
 def is_solver(value: object) -> bool:
-    """A generator function of (denoise, x, ts)."""
-    return inspect.isgeneratorfunction(value) and list(inspect.signature(value).parameters)[:3] == [
-        "denoise",
-        "x",
-        "ts",
-    ]
+    """A function (denoise, x, ts, *, noise, ...), a generator itself or one that returns its generator."""
+    return inspect.isfunction(value) and list(inspect.signature(value).parameters)[:3] == ["denoise", "x", "ts"]
 
 
 SOLVERS: dict[str, Solver] = members("ditkit.solvers", is_solver)
@@ -93,12 +95,76 @@ def check_near_the_data(samples: Tensor, steps: int) -> None:
 @every_path
 @every_solver
 @pytest.mark.parametrize("steps", [1, 2])
-def test_every_solver_takes_one_and_two_steps_or_asks_for_more(solver: Solver, path: Path, steps: int):
-    samples, reason = outcome(solver, DATA.on(path), levels(path, steps))
-    if samples is None:
-        assert "more steps" in reason
-    else:
-        check_near_the_data(samples, steps)
+def test_every_solver_takes_one_and_two_steps(solver: Solver, path: Path, steps: int):
+    check_near_the_data(end(solver, DATA.on(path), levels(path, steps)), steps)
+
+
+def uneven(path: Path, steps: int) -> Tensor:
+    """Random times whose noise is of the size of the image, no two steps alike."""
+    low, high = path.log_snr(torch.tensor(path.ends(), dtype=torch.float64).flip(0)).clamp(-2.5, 2.5).tolist()
+    random = torch.rand(steps + 1, generator=rng.generator(0, "uneven grid", steps), dtype=torch.float64)
+    return path.time_at(low + (high - low) * random.sort().values)
+
+
+@every_path
+@every_solver
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_every_solver_takes_uneven_steps_between_any_ends(solver: Solver, path: Path, steps: int):
+    inside = uneven(path, steps)
+    clean = torch.cat([inside[:-1], 0 * ONE[None]])
+    for ts in (inside, clean):
+        *_, last = solver(DATA.on(path), DATA.on(path).start(COUNT, ts[0]), ts, noise=noise)
+        assert last.t == ts[-1]
+        assert bool(last.x.isfinite().all())
+    if steps > 2 and path.sigma(0 * ONE) == 0:
+        check_near_the_data(last.x, steps)
+
+
+BAD_GRIDS = {
+    "0.2, 0.5": [0.9, 0.2, 0.5, 0.0],
+    "0.5, 0.5": [0.5, 0.5],
+    "time 1000": [1000.0, 500.0, 0.0],
+    "time -0.1": [1.0, -0.1],
+    "time nan": [1.0, math.nan, 0.0],
+    "at least two times": [1.0],
+}
+
+
+@every_solver
+@pytest.mark.parametrize("named", BAD_GRIDS)
+def test_every_solver_refuses_what_is_no_grid(solver: Solver, named: str):
+    ts = torch.tensor(BAD_GRIDS[named], dtype=torch.float64)
+    with pytest.raises(UserError, match=re.escape(named)) as error:
+        list(solver(DATA.on(PATHS["vp"]), noise(0), ts, noise=noise))
+    assert "\n" not in str(error.value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Breaking:
+    """A denoiser whose answer about one row is not a number from some noise level down."""
+
+    path: Path
+    row: int
+
+    def given(self, condition: Condition) -> Breaking:
+        return self
+
+    def __call__(self, x: Tensor, t: Tensor) -> Denoised:
+        said = DATA.on(self.path)(x, t)
+        broken = (torch.arange(len(x)) == self.row)[:, None] & (t < 0.5)
+        return Denoised(*(torch.where(broken, math.nan, part) for part in (said.x0, said.eps)))
+
+
+@every_solver
+def test_a_state_that_is_not_finite_is_named_by_step_and_seed(solver: Solver):
+    ts = torch.tensor([0.9, 0.7, 0.4, 0.2, 0.0], dtype=torch.float64)
+    denoiser: Any = Breaking(PATHS["vp"], 2)
+    with pytest.raises(UserError, match=r"^step (\d+): the sample of seed 13 is not finite at t = 0") as error:
+        sample(denoiser, Condition(), [11, 12, 13], (2,), ts, solver=solver)
+    assert "\n" not in str(error.value)
+    if [state.t for state in solver(DATA.on(PATHS["vp"]), noise(0), ts, noise=noise)] == ts[1:].tolist():
+        # said to be broken at 0.4 first, a stage of the step there at the earliest
+        assert str(error.value).split(":")[0] in ("step 2", "step 3")
 
 
 @every_path

@@ -212,7 +212,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     "s_noise nan": lambda: nothing(edm_euler, [1, 0.5], s_noise=math.nan),
     "rtol 0": lambda: nothing(dopri5, [1, 0.5], rtol=0.0),
     "'noise' is infinite": lambda: nothing(dopri5, [1, 0.5], DATA.on(Linear()), variable="noise"),
-    "sample 1 is not finite": lambda: nothing(dopri5, [1, 0.5], Broken()),
+    "sample 1 of the batch is not finite": lambda: nothing(dopri5, [1, 0.5], Broken()),
     "rtol 1e-12": lambda: list(dopri5(DATA.on(VP()), normal(3, 2).float(), grids.check([1, 0.1]), rtol=1e-12)),
     "0.1, 0.4": lambda: nothing(consistency, [0.1, 0.4]),
 }

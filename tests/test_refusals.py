@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.running import TINY, Said, ditkit, draw_images, made, train
 
@@ -165,6 +167,17 @@ def test_what_is_known_to_be_wrong_is_said_before_data_or_model_are_read(
 
 
 BAD_SAMPLING = {
+    "--grid given --grid-options times 0.9,0.2,0.5,0 --steps 3": ["grid times 0.2, 0.5", "smaller than the one before"],
+    "--grid given --grid-options times 1,1,0 --steps 2": ["grid times 1, 1", "smaller than the one before"],
+    "--grid given --grid-options times 1000,500,0 --steps 2": ["time 1000", "expected 0 (data) to 1 (noise)"],
+    "--grid given --grid-options times 0.5,-1 --steps 1": ["time -1", "expected 0 (data) to 1 (noise)"],
+    "--grid given --grid-options times 1,nan,0 --steps 2": ["time nan", "expected 0 (data) to 1 (noise)"],
+    "--grid given --grid-options times 1, --steps 1": ["'1,'", "expected numbers"],
+    "--grid given --steps 1": ["times ''", "expected numbers", "such as 1,0.6,0.3,0"],
+    "--grid given --grid-options times 1,0.5,0 --steps 5": ["steps 5", "3 times make 2 steps"],
+    "--solver dpmpp_3m --grid karras --steps 0": ["steps 0", "at least 1"],
+    "--solver dpmpp_3m --solver-options order 4": ["'order'", "expected one of"],
+    "--solver unipc --solver-options order 9": ["order 9", "expected 1 to 5"],
     "--classes 2": ["--classes 2", "0 to 1"],
     "--classes -1": ["--classes -1", "0 to 1"],
     "--classes=--3": ["unknown class '--3'", "cat, dog"],
@@ -195,6 +208,44 @@ BAD_SAMPLING = {
 def test_sampling_is_refused(options: str, run: Path, tmp_path: Path) -> None:
     assert_refused(ditkit("sample", run, "--out", tmp_path / "s", *options.split()), *BAD_SAMPLING[options])
     assert not contents(tmp_path)
+
+
+def test_a_pair_of_path_and_prediction_that_is_singular(pets: Path, tmp_path: Path) -> None:
+    pair, below = ["--process.path", "linear", "--process.prediction", "eps"], ["--sample.grid-options", "t_max", 0.99]
+    words = ["'eps'", "'linear'", "singular at t = 1", "start the grid below it"]
+    assert_refused(train(pets, tmp_path / "r", *pair), *words)
+    assert not contents(tmp_path)
+    made(train(pets, tmp_path / "r", *pair, *below))
+    said = ditkit("sample", tmp_path / "r", "--out", tmp_path / "s", "--grid-options", "t_max", 1, "--num", 2)
+    assert_refused(said, *words)
+    assert not (tmp_path / "s").exists()
+    made(ditkit("sample", tmp_path / "r", "--out", tmp_path / "s", "--num", 2))
+
+
+def test_samples_that_are_not_finite_are_named_and_not_written(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoilt(net: torch.nn.Module, *args: object) -> None:
+        for p in net.parameters():
+            p.data.fill_(math.nan)
+
+    monkeypatch.setattr("ditkit.train.checkpoint.load_weights", spoilt)
+    for solver in ("ddim", "ddpm", "dopri5", "dpm_adaptive"):
+        said = ditkit("sample", run, "--out", tmp_path / "s", "--num", 3, "--seed", 5, "--solver", solver)
+        assert_refused(said, "step 1", "the sample of seed 5 is not finite at t = ", "is the model trained?")
+    assert not contents(tmp_path)
+
+
+def test_times_of_ones_own(run: Path, tmp_path: Path) -> None:
+    grid = ["--grid", "given", "--grid-options", "times", "1,0.9,0.15,0"]
+    made(ditkit("sample", run, "--out", tmp_path / "s", "--num", 2, *grid, "--steps", 3))
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("solver", ["dpmpp_3m", "unipc", "dpm_fast", "lms"])
+def test_fewer_steps_than_a_solvers_order_lower_the_order(solver: str, steps: int, run: Path, tmp_path: Path) -> None:
+    how = ["--solver", solver, "--grid", "karras", "--steps", steps]
+    made(ditkit("sample", run, "--out", tmp_path / "s", "--num", 2, *how))
 
 
 def test_classes_of_an_unconditional_model(unconditional: Path, tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def grid(sampling: Sampling, path: Path) -> torch.Tensor:
 
 def check_sampling(process: Process, sampling: Sampling) -> None:
     """Raises UserError for settings that cannot be drawn with, by one step without a network: before long work."""
-    standin = _StandIn(path(process), process.learned_variance)
+    standin = _StandIn(path(process), prediction(process), process.learned_variance)
     Interval(standin, standin, *sampling.guidance_interval)
     _check_drawing(standin, sampling)
 
@@ -213,13 +213,14 @@ def check_objective(
 
 @dataclasses.dataclass(frozen=True)
 class _StandIn:
-    """Says of every x what a network could have said."""
+    """Says of every x what a network could have said; UserError where that would not tell the image from the noise."""
 
     path: Path
+    row: Prediction
     learned_variance: bool
 
     def __call__(self, x: torch.Tensor, t: torch.Tensor) -> Denoised:
-        return Denoised(x, x, x if self.learned_variance else None)
+        return Denoised(*self.row.solve(self.path, x, x, t), x if self.learned_variance else None)
 
 
 def guide(sampling: Sampling, conditional: bool) -> Guide:

@@ -70,17 +70,24 @@ def _in_memory(images: Images) -> Images:
 
 
 def _labels(real: Images, model: Model, name: str) -> Tensor | None:
-    """The reference's labels in the model's numbering, matched by class name; None where there are no two classes."""
+    """The reference's labels in the model's numbering; None where there are no two classes to tell apart."""
+    labels = matched_labels(real, model, f"--reference {name}")
+    return labels if len(model.classes) > 1 else None
+
+
+def matched_labels(real: Images, model: Model, option: str) -> Tensor | None:
+    """The images' labels (N,) in the model's numbering, matched by class name; None where either has no classes.
+
+    option: what gave the images, for the UserError about a class that the model does not know.
+    """
     if not model.classes or real.labels is None:
         return None
     missing = [c for c in real.classes if c not in model.classes]
     if missing:
         raise UserError(
-            f"--reference {name} has the class {missing[0]!r}, which the model does not know (it knows "
+            f"{option} has the class {missing[0]!r}, which the model does not know (it knows "
             f"{', '.join(model.classes[:10])}): give images of the classes that it was trained on"
         )
-    if len(model.classes) < 2:  # nothing to tell apart
-        return None
     numbers = torch.tensor([model.classes.index(c) for c in real.classes])
     return numbers[real.labels]
 

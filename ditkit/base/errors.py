@@ -13,6 +13,17 @@ class UserError(ValueError):
     """
 
 
+class NotFiniteError(UserError):
+    """A number of a batch's sample became infinite or NaN.
+
+    row: of the sample in its batch, which whoever knows what the rows are may name better. said: when and where.
+    """
+
+    def __init__(self, row: int, said: str) -> None:
+        super().__init__(f"sample {row} of the batch {said}")
+        self.row, self.said = row, said
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str | None:
     """The allowed name most like ``name``, or None when none is alike."""
     found = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)

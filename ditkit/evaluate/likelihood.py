@@ -10,15 +10,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ditkit.base import rng
-from ditkit.base.errors import UserError
+from ditkit.base.errors import NotFiniteError, UserError
 from ditkit.process.denoiser import Denoise, Denoised
 from ditkit.process.gaussian import standard_normal_log_density
 from ditkit.process.path import Path
@@ -82,22 +81,31 @@ def _pulled(value: Tensor, x: Tensor) -> Tensor:
     return torch.autograd.grad(value, x, retain_graph=True)[0]
 
 
-def rademacher(x: Tensor, count: int, seed: int = 0) -> Tensor:
-    """Probes of random signs, (count, *x.shape): the least variance there is. Row i depends on (seed, i) alone."""
-    return _probes(x, count, seed, lambda shape, g: torch.randint(2, shape, generator=g) * 2.0 - 1)
+def rademacher(x: Tensor, count: int, seed: int = 0, rows: Sequence[int] | None = None) -> Tensor:
+    """Probes of random signs, (count, *x.shape): the least variance there is.
+
+    rows: each sample's number (None: 0, 1, ...), on which with the seed its probes depend, and on nothing else.
+    """
+    return _probes(x, count, seed, rows, lambda shape, g: torch.randint(2, shape, generator=g) * 2.0 - 1)
 
 
-def gaussian(x: Tensor, count: int, seed: int = 0) -> Tensor:
-    """Standard normal probes, (count, *x.shape). Row i depends on (seed, i) alone."""
-    return _probes(x, count, seed, lambda shape, g: torch.randn(shape, generator=g))
+def gaussian(x: Tensor, count: int, seed: int = 0, rows: Sequence[int] | None = None) -> Tensor:
+    """Standard normal probes, (count, *x.shape). Arguments: see rademacher."""
+    return _probes(x, count, seed, rows, lambda shape, g: torch.randn(shape, generator=g))
 
 
-def _probes(x: Tensor, count: int, seed: int, draw: Callable[[tuple[int, ...], torch.Generator], Tensor]) -> Tensor:
+def _probes(
+    x: Tensor,
+    count: int,
+    seed: int,
+    rows: Sequence[int] | None,
+    draw: Callable[[tuple[int, ...], torch.Generator], Tensor],
+) -> Tensor:
     if count < 1:
         raise UserError(f"probes {count}: expected at least 1; from 2 on the standard error is known")
-    shape = tuple(x.shape[1:])
-    rows = [torch.stack([draw(shape, rng.generator(seed, "probe", i, k)) for i in range(len(x))]) for k in range(count)]
-    return torch.stack(rows).to(x)
+    shape, rows = tuple(x.shape[1:]), range(len(x)) if rows is None else rows
+    probes = [torch.stack([draw(shape, rng.generator(seed, "probe", i, k)) for i in rows]) for k in range(count)]
+    return torch.stack(probes).to(x)
 
 
 class Mirrored(Path):
@@ -144,9 +152,17 @@ class WithDivergence:
             said = self.denoise(sample, forward)
             v = Velocity().target(self.denoise.path, said.x0, said.eps, forward)
             rate = self.divergence(v, sample).to(x.dtype)
+        check_finite(torch.cat([v.flatten(1), rate], dim=1), f"has no finite velocity at t = {forward:.4g}")
         image, noise = Velocity().solve(self.path, -rate, x[:, -columns:], t)
         x0, eps = (part.detach().flatten(1).to(x.dtype) for part in (said.x0, said.eps))
         return Denoised(torch.cat([eps, image], dim=1), torch.cat([x0, noise], dim=1))
+
+
+def check_finite(x: Tensor, said: str) -> None:
+    """Raises NotFiniteError for the first row of x (B, N) that is not finite."""
+    finite = x.isfinite().all(1)
+    if not bool(finite.all()):
+        raise NotFiniteError(int((~finite).nonzero()[0]), f"{said}: check its pixels, and that the model is trained")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +195,7 @@ def log_likelihood(
     times: Tensor | None = None,
     prior: Prior | None = None,
     solver: Solver | None = None,
-    progress: str | None = None,
+    each: Callable[[], object] | None = None,
 ) -> Likelihood:
     """log p(x) of x (B, ...) under the probability-flow ODE of a denoiser, nats.
 
@@ -187,23 +203,21 @@ def log_likelihood(
     noise; None: all of the path that has a finite log-SNR. prior: (latent (B, ...), t ()) -> log density (B,); None: of
     N(0, sigma(t)^2 I), which samples start from and to which a path that keeps some image at t = 1 only comes near.
     solver: an ODE solver of ditkit.solvers, its options bound; None: dopri5 with tolerances of 1e-5.
-    progress: the progress bar's label, None for none. UserError: times that do not rise in [0, 1], or a result that is
-    not finite.
+    each: called at each of times but the first. UserError: times that do not rise in [0, 1]; NotFiniteError.
     """
     times = default_times(denoise.path) if times is None else times.double()
     solver = solver or functools.partial(dopri5, rtol=1e-5, atol=1e-5)
     augmented = WithDivergence(denoise, divergence, x)
     y = torch.cat([x.double().flatten(1), x.new_zeros(len(x), divergence.columns).double()], dim=1)
-    with torch.no_grad(), tqdm(total=len(times) - 1, desc=progress, unit="time", disable=progress is None) as bar:
+    with torch.no_grad():
         for state in solver(augmented, y, 1 - times, noise=None):
             y = state.x
-            bar.update()
+            if each:
+                each()
     latent, integrals = y[:, : -divergence.columns].reshape(x.shape), y[:, -divergence.columns :]
     at_noise = prior(latent, times[-1]) if prior else prior_log_density(denoise.path, latent, times[-1])
     log_p = at_noise[:, None] + integrals
-    bad = (~log_p.isfinite().all(1)).nonzero().flatten().tolist()
-    if bad:
-        raise UserError(f"the likelihood of sample {bad[0]} is not finite: allow less error (rtol, atol), or check x")
+    check_finite(log_p, "has no finite likelihood")
     of_probes = log_p.std(1) / math.sqrt(divergence.columns) if divergence.columns > 1 else log_p[:, 0] * math.nan
     error = torch.zeros_like(of_probes) if isinstance(divergence, Exact) else of_probes
     return Likelihood(log_p.mean(1), error, latent.to(x.dtype), augmented.evaluations)
@@ -228,12 +242,13 @@ def prior_log_density(path: Path, x: Tensor, t: Tensor) -> Tensor:
     return (standard_normal_log_density(x.double() / sigma) - sigma.log()).flatten(1).sum(1)
 
 
-def dequantised(pixels: Tensor, seed: int = 0) -> Tensor:
+def dequantised(pixels: Tensor, seed: int = 0, rows: Sequence[int] | None = None) -> Tensor:
     """Pixels uint8 (B, ...) as float32 spread evenly over their levels in [-1, 1] (Uria et al. 2013).
 
-    Row i depends on (seed, i) alone. UserError for another dtype.
+    rows: see rademacher. UserError for another dtype.
     """
     if pixels.dtype != torch.uint8:
         raise UserError(f"pixels of {pixels.dtype}: expected uint8, 0 to 255; bits per dimension count whole levels")
-    u = [torch.rand(pixels.shape[1:], generator=rng.generator(seed, "dequantise", i)) for i in range(len(pixels))]
+    numbers = range(len(pixels)) if rows is None else rows
+    u = [torch.rand(pixels.shape[1:], generator=rng.generator(seed, "dequantise", i)) for i in numbers]
     return ((pixels + torch.stack(u).to(pixels.device) - 0.5) * LEVEL) - 1

@@ -15,6 +15,7 @@ from torch import Tensor
 from ditkit.base.errors import UserError
 from ditkit.process.chain import Chain
 from ditkit.process.denoiser import Denoise, Denoised
+from ditkit.process.grids import check
 from ditkit.process.path import over
 from ditkit.solvers.state import State
 
@@ -52,9 +53,9 @@ def ddpm(denoise: Denoise, x: Tensor, ts: Tensor, *, noise: Noise, variance: str
     """DDPM's ancestral sampling on the grid ts, respaced as iDDPM does (Ho et al. 2020; Nichol & Dhariwal 2021).
 
     x: (B, C, ...) at ts[0]. variance: "posterior" (beta~), "beta", "learned", or None: learned where the model has it,
-    else posterior. The step to t = 0 adds no noise.
+    else posterior. The step to t = 0 adds no noise. UserError: the grid does not fall inside [0, 1].
     """
-    chain = Chain(denoise.path, ts)
+    chain = Chain(denoise.path, check(ts))
     for k in range(len(chain)):
         step = torch.tensor(k)
         said = denoise(x, chain.t[k])
@@ -65,11 +66,11 @@ def ddpm(denoise: Denoise, x: Tensor, ts: Tensor, *, noise: Noise, variance: str
 def ddim(denoise: Denoise, x: Tensor, ts: Tensor, *, noise: Noise, eta: float = 0.0) -> Iterator[State]:
     """DDIM on the grid ts (Song et al. 2021): eta 0 is deterministic, eta 1 is DDPM with the variance beta~.
 
-    x: (B, C, ...) at ts[0]. Raises UserError where eta is outside [0, 1].
+    x: (B, C, ...) at ts[0]. UserError: eta outside [0, 1]; the grid does not fall inside [0, 1].
     """
     if not 0 <= eta <= 1:
         raise UserError(f"eta {eta}: expected 0 (deterministic) to 1 (as much noise as DDPM)")
-    chain = Chain(denoise.path, ts)
+    chain = Chain(denoise.path, check(ts))
     for k in range(len(chain)):
         said = denoise(x, chain.t[k])
         x = ddim_step(chain, torch.tensor(k), said, noise(k) if eta > 0 else None, eta)
@@ -80,8 +81,9 @@ def ddim_invert(denoise: Denoise, x0: Tensor, ts: Tensor) -> Tensor:
     """The noise at ts[0] that DDIM with eta 0 turns into x0, up to the grid's error (Song et al. 2021, section 4.3).
 
     x0: (B, C, ...) images. A denoiser says nothing of use at t = 0: the images are taken to be at the grid's last
-    positive time, as published code does.
+    positive time, as published code does. UserError: the grid does not fall inside [0, 1].
     """
+    ts = check(ts)
     x, rising = x0, ts[ts > 0].flip(0)
     for t, noisier in itertools.pairwise(rising):
         said = denoise(x, t)

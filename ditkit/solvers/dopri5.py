@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from ditkit.base.errors import UserError
+from ditkit.base.errors import NotFiniteError, UserError
 from ditkit.process.denoiser import Denoise
 from ditkit.process.grids import check
 from ditkit.solvers.flow import Flow, Tableau, weighted
@@ -74,7 +74,7 @@ class _Adaptive:
         finite = error.isfinite()
         if not finite.all():
             bad = int((~finite).nonzero()[0])
-            raise UserError(f"dopri5: sample {bad} is not finite at t = {float(t_end):.6g}; is the model trained?")
+            raise NotFiniteError(bad, f"is not finite at t = {float(t_end):.6g} in dopri5: is the model trained?")
         largest = float(error.max())
         if largest <= 1:
             self.x, self.at, self.said = x, points[-1], said

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ditkit.base.errors import UserError, unknown
+from ditkit.base.errors import NotFiniteError, UserError, unknown
 from ditkit.process.denoiser import Denoise
 from ditkit.process.grids import check
 from ditkit.process.path import is_noise
@@ -52,8 +52,10 @@ def dpm_fast(
 ) -> Iterator[State]:
     """DPM-Solver-fast: as many evaluations as the grid has steps, in steps of order 3 that are even in log-SNR.
 
-    x: (B, C, ...) at ts[0] (Lu et al. 2022a, section 3.4). eta, s_noise, noise(k): fresh noise after the k-th of these
-    steps, see euler_ancestral. UserError: the grid does not fall inside [0, 1]; eta, s_noise or t_min out of range.
+    x: (B, C, ...) at ts[0] (Lu et al. 2022a, section 3.4). The last steps are of orders 2, 1, or of what is left over;
+    one or two steps in all are of that order. Order 3 shows where the last one is of order 2, else order 2. eta,
+    s_noise, noise(k): fresh noise after the k-th of these steps, see euler_ancestral. UserError: the grid does not fall
+    inside [0, 1]; eta, s_noise or t_min out of range.
     """
     interval, renewal = Interval(denoise, ts, t_min), Renewal(eta, s_noise)
     for state in interval.step(x, interval.before):
@@ -226,8 +228,12 @@ def adaptive(
         t = end if h == end.log_snr - s.log_snr else level_at(denoise.path, s.log_snr + h)
         below = renewal.below(s, t, end.sigma / end.alpha)
         low, high = both_orders(form, order, denoise, x, divided(denoise.path, s, below, NODES[order]))
+        finite = high.x.flatten(1).isfinite().all(1)
+        if not bool(finite.all()):
+            bad = int((~finite).nonzero()[0])
+            raise NotFiniteError(bad, f"is not finite at t = {float(t.t):.6g} in dpm_adaptive: is the model trained?")
         error = control.error(low - high.x, low, before)
-        if not math.isfinite(error) or control.h < SHORTEST:
+        if control.h < SHORTEST:
             raise UserError(f"dpm_adaptive: no step is short enough at t = {float(s.t):.6g}; allow more error (rtol)")
         if control.accepts(error, h):
             x, before, s = renewal.renewed(high.x, below, t, noise, taken), low, t

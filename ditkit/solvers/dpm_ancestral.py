@@ -3,7 +3,8 @@
 Ancestral solvers step along the probability-flow ODE to a level below the next one and add noise up to it. Options
 that they share. eta: how much of the noise is fresh, as in DDIM: 0 none (the ODE), 1 as much as in DDPM. s_noise: the
 standard deviation of that noise. Two evaluations a step (euler_ancestral: one); that to t = 0 is of order 1, without
-noise. At eta > 0 the covariance of all of them is of order 1.
+noise. At eta > 0 the covariance of dpm_2_ancestral and dpmpp_2s_ancestral stays of order 2 (their step along the ODE
+keeps the marginals, and so does the noise); else, and for a start beside the marginal, all are of order 1.
 """
 
 from __future__ import annotations

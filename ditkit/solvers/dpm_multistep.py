@@ -98,7 +98,7 @@ def dpmpp_2m_sde(
     eta: float = 1.0,
     s_noise: float = 1.0,
 ) -> Iterator[State]:
-    """SDE-DPM-Solver++ 2M (Lu et al. 2022b, eq. 18): the mean of order 2, the covariance of order 1.
+    """SDE-DPM-Solver++ 2M (Lu et al. 2022b, eq. 18): mean and covariance of order 2 (measured on Gaussian data).
 
     Arguments: see dpm_multistep.
     """
@@ -116,7 +116,10 @@ def dpmpp_3m_sde(
     eta: float = 1.0,
     s_noise: float = 1.0,
 ) -> Iterator[State]:
-    """SDE-DPM-Solver++ 3M (k-diffusion's, which has the rule taylor). Arguments: see dpm_multistep."""
+    """SDE-DPM-Solver++ 3M (k-diffusion's, which has the rule taylor): of order 2 too where eta > 0, but more exact.
+
+    Arguments: see dpm_multistep.
+    """
     return _named(Data(eta, s_noise), rule, denoise, x, ts, noise, 3, lower_order_below)
 
 

@@ -16,6 +16,7 @@ from ditkit.base.errors import UserError
 from ditkit.base.registry import find
 from ditkit.process.chain import Chain
 from ditkit.process.denoiser import Denoise, Denoised
+from ditkit.process.grids import check
 from ditkit.process.path import over
 from ditkit.solvers.sde import drift
 from ditkit.solvers.state import State
@@ -98,13 +99,14 @@ def predictor_corrector(
 
     predictor: euler, reverse_diffusion, probability_flow, ancestral. corrector: langevin, annealed_langevin.
     snr: of a corrector's step. The step to ts[-1] adds no noise. Step k takes the draws from k (corrections + 1) on,
-    the predictor's last. Raises UserError for an unknown name, corrections < 0 or snr <= 0.
+    the predictor's last. UserError: an unknown name; corrections < 0; snr <= 0; a grid that
+    does not fall inside [0, 1].
     """
     predict: Predictor = find("predictor", __name__, _takes("chain", "k", "x", "said"), predictor)
     ratio: Corrector = find("corrector", __name__, _takes("chain", "k", "s", "z"), corrector)
     if corrections < 0 or snr <= 0:
         raise UserError(f"corrections {corrections}, snr {snr}: expected corrections >= 0 and snr > 0")
-    chain, draw = Chain(denoise.path, ts), 0
+    chain, draw = Chain(denoise.path, check(ts)), 0
     for k in range(len(chain)):
         for _ in range(corrections):
             s, z = score(chain, k, denoise(x, chain.t[k])), noise(draw)

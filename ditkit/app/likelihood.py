@@ -1,0 +1,123 @@
+"""Floor 5: the likelihood of real images under a run's model."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ditkit.app.measuring import matched_labels
+from ditkit.app.run import Model, Run, environment
+from ditkit.app.training import read_data, split
+from ditkit.base.errors import UserError
+from ditkit.base.files import write_json
+from ditkit.condition import NULL_LABEL, Condition
+from ditkit.data.images import Images, load_images
+from ditkit.data.source import open_source
+from ditkit.evaluate.bits import Bits, How, bits_per_dim
+from ditkit.evaluate.likelihood import default_times
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """Images to measure, the condition of each, and what is to be said of both: where from, which, labelled how."""
+
+    images: Images
+    condition: Condition
+    about: dict[str, Any]
+
+
+def check_pixels(run: Run) -> None:
+    """Raises UserError for a run that diffuses latents, whose model has no density of pixels."""
+    if run.recipe.data.autoencoder is not None:
+        raise UserError(
+            f"run {run.folder} diffuses latents, and its decoder gives images no density: bits per dimension need a "
+            "run trained on pixels (without --data.autoencoder)"
+        )
+
+
+def choose(model: Model, source: str | None, num: int) -> Chosen:
+    """``num`` images, evenly spaced in a source, or all where it has fewer.
+
+    source None: what the run was trained on, of that the held-out ones where there are. UserError: no such source; the
+    run's own data that changed; classes that the model does not know.
+    """
+    images, about = _given(model, source) if source else _own(model)
+    for note in images.notes:
+        tqdm.write(note)
+    rows = torch.linspace(0, len(images) - 1, min(num, len(images)), dtype=torch.float64).round().long()
+    part = images.subset(rows)
+    labels = matched_labels(part, model, f"--data {about['source']}") if model.classes else None
+    said = "none" if not model.classes else "of the data" if labels is not None else "none given: the learned null"
+    return Chosen(part, Condition(label=_or_null(labels, model, len(part))), about | {"labels": said})
+
+
+def _given(model: Model, source: str) -> tuple[Images, dict[str, Any]]:
+    opened = open_source(source)
+    images = load_images(opened, size=model.size, channels=model.shape[0])
+    return images, {"source": source, "fingerprint": opened.fingerprint(), "which": "all", "notes": images.notes}
+
+
+def _own(model: Model) -> tuple[Images, dict[str, Any]]:
+    recipe = model.run.recipe
+    images, facts = read_data(recipe, model.autoencoder)
+    if facts["fingerprint"] != model.facts["fingerprint"]:
+        raise UserError(
+            f"data {facts['source']!r} changed since the run began, and with it which images are held out: give --data"
+        )
+    learned, held = split(images, recipe)
+    which = "trained on" if held is None else "held out"
+    about = {"source": facts["source"], "fingerprint": facts["fingerprint"], "which": which, "notes": images.notes}
+    return learned if held is None else held, about
+
+
+def _or_null(labels: Tensor | None, model: Model, count: int) -> Tensor | None:
+    """The labels; where the model has classes and the data none, the null, if it was ever trained."""
+    if labels is not None or not model.classes:
+        return labels
+    if model.run.recipe.train.label_dropout == 0:
+        raise UserError(
+            "the data have no classes, and the model (train.label_dropout 0) never learned to do without: "
+            f"give --data with one folder for each class, such as {model.classes[0]!r}"
+        )
+    return torch.full((count,), NULL_LABEL)
+
+
+def measure(model: Model, chosen: Chosen, how: How) -> dict[str, Any]:
+    """The content of likelihood.json: bits per dimension with their standard error, and the protocol."""
+    start = time.perf_counter()
+    found: Bits = bits_per_dim(
+        model.denoiser, chosen.images, chosen.condition, how, device=model.device, progress="likelihood"
+    )
+    ends = default_times(model.denoiser.path)[[0, -1]].tolist()
+    return {
+        "bits_per_dim": found.summary(),
+        "evaluations": {"value": found.evaluations, "unit": "evaluations of the model for each image"},
+        "protocol": {
+            "run": str(model.run.folder),
+            "step": model.step,
+            "weights": "ema",
+            "data": chosen.about,
+            "dequantisation": "uniform, one draw an image",
+            "divergence": f"Hutchinson, {how.probes} Rademacher probes" if how.probes else "exact",
+            "solver": {"name": "dopri5", "rtol": how.tolerance, "atol": how.tolerance, "batch_size": how.batch_size},
+            "times": ends,
+            "prior": "N(0, sigma^2 I) at the last time, which samples start from",
+            "precision": "float32",
+            "seed": how.seed,
+            "seconds": time.perf_counter() - start,
+            "environment": environment(model.device),
+        },
+    }
+
+
+def write(run: Run, measured: dict[str, Any]) -> Path:
+    """Writes the run's likelihood.json."""
+    path = run.folder / "likelihood.json"
+    write_json(path, measured)
+    return path
