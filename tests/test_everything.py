@@ -7,7 +7,6 @@ be exact, but they must end finite, and no farther from the data than the data a
 from __future__ import annotations
 
 import functools
-import inspect
 import re
 from collections.abc import Callable, Iterator
 
@@ -15,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from ditkit.app import build
 from ditkit.base.errors import UserError
-from ditkit.base.registry import members
 from ditkit.process.denoiser import Denoise
 from ditkit.process.path import Path, is_noise
 from ditkit.process.prediction import Prediction
@@ -30,16 +29,8 @@ COUNT = 256
 ONE = torch.ones((), dtype=torch.float64)
 
 
-def is_solver(value: object) -> bool:
-    """A generator function of (denoise, x, ts)."""
-    return inspect.isgeneratorfunction(value) and list(inspect.signature(value).parameters)[:3] == [
-        "denoise",
-        "x",
-        "ts",
-    ]
-
-
-SOLVERS: dict[str, Solver] = members("ditkit.solvers", is_solver)
+# by the command line's own rule: functions of (denoise, x, ts), whether they yield themselves or return a generator
+SOLVERS: dict[str, Solver] = build.known("solver")
 every_path = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
 every_row = pytest.mark.parametrize("row", PREDICTIONS.values(), ids=PREDICTIONS)
 every_solver = pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
@@ -137,4 +128,4 @@ def test_states_are_as_precise_as_the_samples_and_end_where_the_grid_does(solver
 
 
 def test_discovery_finds_a_solver_of_each_family():
-    assert {"ddpm", "ddim"} <= SOLVERS.keys()
+    assert {"ddpm", "ddim", "heun", "dpmpp_2m", "dpm_adaptive", "euler_ancestral", "unipc", "edm"} <= SOLVERS.keys()
