@@ -1,7 +1,8 @@
 """What each objective learns in 2,000 steps: a small network on a mixture in two dimensions, by sliced Wasserstein.
 
-    python benchmarks/mixture.py                        # every table, about ten minutes on one core
-    python benchmarks/mixture.py --only objectives      # one of them: pairs, weights, densities, objectives
+    python benchmarks/mixture.py                        # every table, a quarter of an hour on one core
+    python benchmarks/mixture.py --only objectives      # one of them: objectives, weights, densities, pairs
+    python benchmarks/mixture.py --keep FILE.json       # keeps every result there, and goes on from what it has
 
 Everything but the network and the data is the library's: trainer, objectives, rows, paths, densities, solver, found by
 their modules. Several networks train at once, side by side, each with its own initial weights and its own rows of the
@@ -12,9 +13,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import itertools
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +30,7 @@ from ditkit.app.recipe import Process
 from ditkit.backbones.output import Output
 from ditkit.base import rng
 from ditkit.base.errors import UserError
+from ditkit.base.files import write_json
 from ditkit.condition import Condition
 from ditkit.nn.embed import timestep_embedding
 from ditkit.objectives import weights
@@ -77,7 +82,10 @@ def tables() -> dict[str, Table]:
     paths: dict[str, Fields] = {name: {"path": name} for name in build.known("path")}
     paths["edm, log_normal_sigma"] = {"path": "edm", "density": "log_normal_sigma"}
     return {
-        "pairs": Table(paths, {name: {"prediction": name} for name in build.known("prediction")}),
+        "objectives": Table(
+            {name: {"objective": name} for name in build.known("objective")},
+            {name: BASES[name] for name in ("ddpm_linear, eps", "linear, velocity")},
+        ),
         "weights": Table(
             {name: {"objective_options": {"weight": name}} for name in weights.known()},
             {name: BASES[name] for name in ("ddpm_linear, eps", "linear, velocity", "vp, score")},
@@ -86,10 +94,7 @@ def tables() -> dict[str, Table]:
             {name: {"density": name} for name in build.known("density")},
             {name: BASES[name] for name in ("linear, velocity", "edm, edm")},
         ),
-        "objectives": Table(
-            {name: {"objective": name} for name in build.known("objective")},
-            {name: BASES[name] for name in ("ddpm_linear, eps", "linear, velocity")},
-        ),
+        "pairs": Table(paths, {name: {"prediction": name} for name in build.known("prediction")}),
     }
 
 
@@ -216,14 +221,33 @@ def measure(process: Process, steps: int, objective: Objective | None = None) ->
     return Result(of_each.mean().item(), of_each.std().item() / math.sqrt(len(of_each)))
 
 
-def neighbours(steps: int) -> dict[str, Result]:
-    """What KNN makes of a set of 4,096: as a target of training, and as the denoiser itself."""
-    process, index = Process(**BASES["linear, velocity"]), BruteForce(exact(4096, 4))
-    alone = distances(KNNDenoiser(build.path(process), index, k=len(index.data)), networks=1)
-    return {
-        "KNN targets, k 64, n 64": measure(process, steps, KNN(index, k=64, n=64)),
-        "KNN denoiser, all 4,096 neighbours, no network": Result(alone.item(), 0.0),
-    }
+def targets_of_neighbours(steps: int) -> Result:
+    """What KNN targets over a set of 4,096 teach (Niedoba et al. 2024)."""
+    return measure(Process(**BASES["linear, velocity"]), steps, KNN(BruteForce(exact(4096, 4)), k=64, n=64))
+
+
+def denoiser_of_neighbours(steps: int) -> Result:
+    """What the posterior mean over that set samples with no network: the set itself, so the solver's own error."""
+    index = BruteForce(exact(4096, 4))
+    alone = KNNDenoiser(build.path(Process(**BASES["linear, velocity"])), index, k=len(index.data))
+    return Result(distances(alone, networks=1).item(), 0.0)
+
+
+class Kept:
+    """Results by what they are of, in memory and in a file that is written after each."""
+
+    def __init__(self, file: Path | None) -> None:
+        self.file = file
+        old = json.loads(file.read_text()) if file and file.exists() else {}
+        self.results = {key: Result(**fields) for key, fields in old.items()}
+
+    def of(self, key: str, make: Callable[[], Result]) -> Result:
+        """The result of a key; made where there is none."""
+        if key not in self.results:
+            self.results[key] = make()
+            if self.file:
+                write_json(self.file, {key: dataclasses.asdict(result) for key, result in self.results.items()})
+        return self.results[key]
 
 
 def markdown(title: str, table: Table, results: Mapping[tuple[str, str], Result]) -> str:
@@ -231,8 +255,8 @@ def markdown(title: str, table: Table, results: Mapping[tuple[str, str], Result]
     rows = ["| " + " | ".join([title, *table.columns]) + " |", "|---" * (1 + len(table.columns)) + "|"]
     for line in table.lines:
         rows.append("| " + " | ".join([line, *(str(results[line, column]) for column in table.columns)]) + " |")
-    rows += [f"- {line}, {column}: {r.refused}" for (line, column), r in results.items() if r.refused]
-    return "\n".join(rows) + "\n"
+    refused = [f"- {line}, {column}: {r.refused}" for (line, column), r in results.items() if r.refused]
+    return "\n".join([*rows, *([""] if refused else []), *refused, ""])
 
 
 def main() -> None:
@@ -240,22 +264,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=2000, help="of training")
     parser.add_argument("--only", choices=list(tables()), help="one table")
+    parser.add_argument("--keep", type=Path, help="results as JSON; those that are there are not made again")
     given = parser.parse_args()
     print(f"Sliced Wasserstein-2 distance in thousandths after {given.steps} steps; {scale()}.\n")
     wanted = {title: table for title, table in tables().items() if given.only in (None, title)}
-    cells = [(title, *cell) for title, t in wanted.items() for cell in itertools.product(t.lines, t.columns)]
-    done: dict[str, Result] = {}
-    found: dict[str, dict[tuple[str, str], Result]] = {title: {} for title in wanted}
-    for title, line, column in tqdm(cells, unit="process"):
-        process = wanted[title].process(line, column)
-        key = repr(process)  # the tables overlap
-        if key not in done:
-            done[key] = measure(process, given.steps)
-        found[title][line, column] = done[key]
-    for title, table in wanted.items():
-        print(markdown(title, table, found[title]))
-    if "objectives" in wanted:
-        print("\n".join(f"- {name}: {result}" for name, result in neighbours(given.steps).items()))
+    kept = Kept(given.keep)
+    with tqdm(total=sum(len(t.lines) * len(t.columns) for t in wanted.values()), unit="process") as bar:
+        for title, table in wanted.items():
+            found: dict[tuple[str, str], Result] = {}
+            for line, column in itertools.product(table.lines, table.columns):
+                process = table.process(line, column)
+                make = functools.partial(measure, process, given.steps)
+                found[line, column] = kept.of(f"{given.steps} steps of {process}", make)  # the tables overlap
+                bar.update()
+            print(markdown(title, table, found), flush=True)
+    for special in (targets_of_neighbours, denoiser_of_neighbours):
+        name = special.__name__.replace("_", " ")
+        print(f"- {name}: {kept.of(f'{given.steps} steps of {name}', functools.partial(special, given.steps))}")
 
 
 if __name__ == "__main__":
