@@ -34,14 +34,15 @@ from ditkit.base.files import write_json
 from ditkit.condition import Condition
 from ditkit.nn.embed import timestep_embedding
 from ditkit.objectives import weights
-from ditkit.objectives.neighbours import BruteForce
-from ditkit.objectives.targets import KNN, KNNDenoiser
+from ditkit.objectives.neighbours import References
+from ditkit.objectives.targets import KNNDenoiser
 from ditkit.process.denoiser import Denoise, Denoiser
 from ditkit.process.grids import log_snr
 from ditkit.process.path import over
 from ditkit.solvers.dpm_multistep import dpmpp_2m
-from ditkit.train.settings import TrainSettings
-from ditkit.train.trainer import Objective, Trainer
+from ditkit.train.denoising import Denoising, Objective
+from ditkit.train.settings import LoopSettings
+from ditkit.train.trainer import Trainer
 
 # Shapes: S networks side by side, B rows of each, D width.
 
@@ -49,6 +50,7 @@ MODES, RADIUS, STD = 8, 0.65, 0.08
 """Eight narrow Gaussians on a circle: the data's own deviation is 0.47 along each axis."""
 NETWORKS, ROWS, WIDTH, FREQUENCIES = 4, 128, 64, 64
 SAMPLES, SAMPLING_STEPS, DIRECTIONS = 4096, 40, 64
+REFERENCES = 4096
 
 
 Fields = dict[str, Any]
@@ -167,11 +169,11 @@ def train(process: Process, objective: Objective, steps: int, seed: int = 0) -> 
     """Networks trained on fresh samples, their moving average."""
     net = Networks(4 if process.learned_variance else 2, seed)
     denoiser = Denoiser(net, build.path(process), build.prediction(process))
-    settings = TrainSettings(
+    settings = LoopSettings(
         steps=steps, batch_size=NETWORKS * ROWS, lr=3e-3, warmup=100, cooldown=0.5, ema_decay=0.99, clip=10.0,
         log_every=steps,
     )  # fmt: skip
-    trainer = Trainer(denoiser, objective, settings, seed=seed, density=build.density(process))
+    trainer = Trainer(Denoising(denoiser, objective, seed=seed, density=build.density(process)), settings)
     batches = (Batch(exact(NETWORKS * ROWS, 1, seed, step), Condition()) for step in itertools.count())
     trainer.run(batches, log=lambda record: None, hooks=[])
     return dataclasses.replace(denoiser, net=trainer.ema.net)
@@ -210,26 +212,26 @@ def refusal(process: Process) -> str:
     return ""
 
 
-def measure(process: Process, steps: int, objective: Objective | None = None) -> Result:
-    """Trains and samples. objective: in place of the one that the process names."""
+def objective(process: Process) -> Objective:
+    """The one that the process names; where it needs references, they are a set of the data."""
+    return build.objective(process, {References: lambda: References.among(exact(REFERENCES, 4))})
+
+
+def measure(process: Process, steps: int) -> Result:
+    """Trains and samples."""
     if why := refusal(process):
         return Result(refused=why)
     try:
-        of_each = distances(train(process, objective or build.objective(process), steps))
+        of_each = distances(train(process, objective(process), steps))
     except UserError as error:
         return Result(refused=str(error))
     return Result(of_each.mean().item(), of_each.std().item() / math.sqrt(len(of_each)))
 
 
-def targets_of_neighbours(steps: int) -> Result:
-    """What KNN targets over a set of 4,096 teach (Niedoba et al. 2024)."""
-    return measure(Process(**BASES["linear, velocity"]), steps, KNN(BruteForce(exact(4096, 4)), k=64, n=64))
-
-
-def denoiser_of_neighbours(steps: int) -> Result:
-    """What the posterior mean over that set samples with no network: the set itself, so the solver's own error."""
-    index = BruteForce(exact(4096, 4))
-    alone = KNNDenoiser(build.path(Process(**BASES["linear, velocity"])), index, k=len(index.data))
+def denoiser_of_neighbours() -> Result:
+    """What the posterior mean over a set samples with no network: the set itself, so the solver's own error."""
+    references = References.among(exact(REFERENCES, 4))
+    alone = KNNDenoiser(build.path(Process(**BASES["linear, velocity"])), references, k=REFERENCES)
     return Result(distances(alone, networks=1).item(), 0.0)
 
 
@@ -278,9 +280,7 @@ def main() -> None:
                 found[line, column] = kept.of(f"{given.steps} steps of {process}", make)  # the tables overlap
                 bar.update()
             print(markdown(title, table, found), flush=True)
-    for special in (targets_of_neighbours, denoiser_of_neighbours):
-        name = special.__name__.replace("_", " ")
-        print(f"- {name}: {kept.of(f'{given.steps} steps of {name}', functools.partial(special, given.steps))}")
+    print(f"- {REFERENCES} exact samples as a denoiser, no network: {kept.of('neighbours', denoiser_of_neighbours)}")
 
 
 if __name__ == "__main__":

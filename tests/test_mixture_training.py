@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from benchmarks import mixture
-from ditkit.app import build
 from ditkit.app.recipe import Process
 from ditkit.base import rng
 from ditkit.objectives.loss import Draws, Loss
 from ditkit.process.denoiser import Denoiser
-from ditkit.train.trainer import Objective
+from ditkit.train.denoising import Objective
 
 STEPS = 300
 REACHED = 0.1
@@ -39,13 +38,12 @@ def reached(process: Process, objective: Objective) -> float:
     [
         {"path": "edm", "density": "log_normal_sigma", "objective": "simple"},
         {"path": "linear", "objective": "stf"},
-        {"path": "ddpm_linear", "objective": "hybrid", "learned_variance": True},
     ],
     ids=lambda fields: fields["objective"],
 )
 def test_an_objective_learns_the_mixture(fields: dict[str, Any]):
     process = Process(prediction="edm", **fields)
-    assert reached(process, build.objective(process)) < REACHED
+    assert reached(process, mixture.objective(process)) < REACHED
 
 
 def test_a_wrong_target_is_told_apart():
@@ -53,7 +51,7 @@ def test_a_wrong_target_is_told_apart():
 
     def blurred(denoiser: Denoiser, x0: Tensor, draws: Draws) -> Loss:
         wrong = x0 + 0.2 * draws.eps.roll(1, 0)  # noise of other samples
-        return build.objective(process)(denoiser, wrong, draws)
+        return mixture.objective(process)(denoiser, wrong, draws)
 
     assert reached(process, blurred) > 1.2 * REACHED
 
