@@ -14,7 +14,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tests.conformance.harness import ROOT, Case, Spec, adapter_of, cases, compare
+from tests.conformance import harness
+from tests.conformance.harness import ROOT, Case, Spec, adapter_of, cases, compare, exact_values
+from tests.conformance.tally import Tally
 
 NAN = math.nan
 
@@ -69,6 +71,60 @@ def test_a_case_takes_its_numbers_from_the_index(tmp_path: Path) -> None:
     missing = case.run(lambda case: dict(list(adapter(case).items())[:1]))
     assert [difference.matched for difference in missing] == [False, True]
     assert adapter_of("of_another_kind") is None
+
+
+def test_where_a_reference_is_known_to_be_wrong_the_exact_value_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = adapter_of("dit_pos_embed")
+    assert adapter is not None
+    right, wrong = (cases(golden_folder(make(tmp_path / str(w)), [[8, 2]], wrong=w))[0] for w in (0.0, 1e-3))
+    monkeypatch.setitem(harness._CORRECTIONS, "dit_pos_*", ("made so", adapter))
+    [difference] = wrong.run(adapter)
+    assert difference.matched
+    assert "exact 0, reference 0.001 (made so)" in difference.reference
+    [difference] = wrong.run(lambda case: {"pos_8_2": wrong.tensors["out.pos_8_2"]})  # as wrong as the reference
+    assert not difference.matched
+    [difference] = right.run(adapter)  # another folder, whose reference is right: an ordinary match
+    assert difference.matched
+    assert not difference.reference
+
+
+def make(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def test_cases_with_a_wrong_reference_are_counted_and_told() -> None:
+    tally = Tally()
+    verdicts = {"a": "matched", "b": "reference differs", "c": "not covered"}
+    tally.results = {"goldens": {name: {"verdict": v, "reference": "y: exact 1"} for name, v in verdicts.items()}}
+    assert tally.line("goldens") == "1 matched, 0 differ, 1 not covered, 1 reference differs"
+    assert tally.wrong() == ["reference differs: b, y: exact 1"]
+    tally.results["goldens"].pop("b")
+    assert tally.line("goldens") == "1 matched, 0 differ, 1 not covered"
+
+
+@pytest.mark.parametrize("numbers", [(5, 8.0, 0.4, 3.0), (12, 33.0, 0.01, 50.0)])
+def test_the_corrected_levels_of_iddpm_are_those_of_the_recursion(numbers: tuple[int, float, float, float]) -> None:
+    n, s_churn, s_min, s_max = numbers
+    choices = [{"solver": s, "discretization": "iddpm", "schedule": "linear", "scaling": "none", "alpha": 1}
+               for s in ("euler", "heun")]  # fmt: skip
+    churn = {"S_churn": s_churn, "S_min": s_min, "S_max": s_max, "S_noise": 1.0}
+    config = {"num_steps": n, "churn": churn, "ablation": choices, "det": {"sigma_min": 0.01, "sigma_max": 9, "rho": 3}}
+    draw = torch.Generator().manual_seed(n)
+    case = Case("solvers_edm", Path(), {"config": config})
+    numbers_of = {"gmm_means": (3, 2), "gmm_stds": (3,), "gmm_weights": (3,), "latents": (4, 2), "noises": (n, 4, 2)}
+    case.__dict__["tensors"] = {f"in.{k}": 0.1 + torch.rand(v, generator=draw).double() for k, v in numbers_of.items()}
+    case.tensors["in.gmm_weights"] /= case.tensors["in.gmm_weights"].sum()
+    exact, why = exact_values(case)
+    adapter = adapter_of(case.name)
+    assert adapter is not None
+    assert why
+    found = adapter(case)
+    assert len(exact) == 4
+    for name, value in exact.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-6, atol=0)
 
 
 def run_suite(goldens: Path, *options: str) -> list[str]:

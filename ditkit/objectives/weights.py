@@ -11,6 +11,7 @@ linear path with none.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 
@@ -69,6 +70,16 @@ def _accept(value: object) -> bool:
     return inspect.isfunction(value) and list(inspect.signature(value).parameters)[:3] == ["path", "prediction", "t"]
 
 
+def known() -> dict[str, Weight]:
+    """Every weight by its name."""
+    return registry.members(__name__, _accept)
+
+
 def find(weight: str | Weight) -> Weight:
     """The weight of a name, or the function itself (a weight with its options bound). UserError: unknown name."""
-    return registry.find("weight", __name__, _accept, weight) if isinstance(weight, str) else weight
+    return _named(weight) if isinstance(weight, str) else weight
+
+
+@functools.cache  # asked at every training step
+def _named(name: str) -> Weight:
+    return registry.find("weight", __name__, _accept, name)

@@ -33,7 +33,18 @@ class Tally:
     def line(self, kind: str) -> str:
         """The counts of one set of cases."""
         count = Counter(result["verdict"] for result in self.results.get(kind, {}).values())
-        return f"{count['matched']} matched, {count['differ']} differ, {count['not covered']} not covered"
+        line = f"{count['matched']} matched, {count['differ']} differ, {count['not covered']} not covered"
+        wrong = count["reference differs"]
+        return f"{line}, {wrong} reference differs" if wrong else line
+
+    def wrong(self) -> list[str]:
+        """The cases whose reference is wrong: the exact value that decides, and why."""
+        return [
+            f"reference differs: {case}, {result['reference']}"
+            for results in self.results.values()
+            for case, result in results.items()
+            if result["verdict"] == "reference differs"
+        ]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -47,6 +58,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if tally is None or hasattr(config, "workerinput") or not (tally.results or tally.absent):
         return
     write_json(config.rootpath / ERRORS, {kind: tally.results[kind] for kind in sorted(tally.results)})
+    print(*tally.wrong(), sep="\n", end="\n" if tally.wrong() else "")
     if "own" in tally.results:
         print(f"cases remade from this project's own code: {tally.line('own')}")
     print(f"conformance: {tally.absent or tally.line('goldens')}")

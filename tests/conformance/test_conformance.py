@@ -1,4 +1,7 @@
-"""Every recorded case against this project's code: matched, differs, or not covered (skipped with that reason)."""
+"""Every recorded case against this project's code: matched, differs, or not covered (skipped with that reason).
+
+Where a reference is known to be wrong the exact value decides, and the case is counted as "reference differs".
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,15 @@ GOLDENS = goldens_folder()
 
 
 def record(
-    request: pytest.FixtureRequest, kind: str, case: Case, verdict: str, worst: Difference | None = None
+    request: pytest.FixtureRequest,
+    kind: str,
+    case: Case,
+    verdict: str,
+    worst: Difference | None = None,
+    wrong: str = "",
 ) -> None:
-    """Puts a case's verdict and largest error where the tally finds it."""
-    result = {"verdict": verdict}
+    """Puts a case's verdict, its largest error and what is wrong with its reference where the tally finds them."""
+    result = {"verdict": verdict} | ({"reference": wrong} if wrong else {})
     if worst is not None:
         # As text where JSON has no number for it (an infinite error).
         error, fraction = (x if x < float("inf") else "inf" for x in (worst.error, worst.fraction))
@@ -38,7 +46,10 @@ def check(request: pytest.FixtureRequest, kind: str, case: Case) -> None:
     if not differences:
         record(request, kind, case, "differ")
         pytest.fail(f"{case.name}: the index names no output")
-    record(request, kind, case, "differ" if bad else "matched", differences[0])
+    corrected = [f"{d.output}: {d.reference}" for d in differences if d.reference]
+    wrong = (corrected[0] + (f" and {len(corrected) - 1} more" if corrected[1:] else "")) if corrected else ""
+    verdict = "differ" if bad else "reference differs" if wrong else "matched"
+    record(request, kind, case, verdict, differences[0], wrong)
     lines = [f"{d.output}: error {d.error:.3g}, {d.fraction:.3g} of the tolerance {d.message}" for d in bad[:SHOWN]]
     assert not bad, f"{case.name}: {len(bad)} of {len(differences)} outputs differ\n" + "\n".join(lines)
 

@@ -20,7 +20,7 @@ from ditkit.solvers.consistency import consistency
 from ditkit.solvers.state import State
 from tests.conformance.adapters.analytic import DiffusersSigmas, Recorded, Watched, edm_path, mixture_of
 from tests.conformance.adapters.solvers_dpm import k_dpm
-from tests.conformance.harness import Case, covers
+from tests.conformance.harness import Case, corrects, covers
 
 Solver = Callable[..., Iterator[State]]
 
@@ -158,9 +158,7 @@ def edm_samplers(case: Case) -> dict[str, Tensor]:
             x = over(path.sigma(ts[0]), latents) * latents
             *_, last = solver(watched, x, ts, noise=Recorded(case.inputs["noises"]), **given, **options)
             out[f"{key}.{mode}.final"] = last.x
-            # the reference's iddpm levels are float32's (the case's note): compared as such
-            sigmas = watched.sigmas.float() if ".iddpm." in key else watched.sigmas
-            out[f"{key}.{mode}.sigma_calls"] = sigmas
+            out[f"{key}.{mode}.sigma_calls"] = watched.sigmas
 
     ends = {name: config["det"][name] for name in ("sigma_min", "sigma_max")}
     path = EDM(**ends)
@@ -176,6 +174,32 @@ def edm_samplers(case: Case) -> dict[str, Tensor]:
             record(key, path, edm.edm_euler, ts, variable="time")
         else:
             record(key, path, edm.edm, ts, variable="time", node=choice["alpha"])
+    return out
+
+
+@corrects(
+    "solvers_edm*",
+    why="EDM multiplies 0-dim float32 tensors to make iDDPM's grid, and the small levels lose four digits (its README)",
+)
+def iddpm_calls(case: Case) -> dict[str, Tensor]:
+    """The noise levels of iDDPM's grid in closed form: sigma_k^2 + 1 is a telescoping product, a quotient of sines."""
+    n, churn = case.config["num_steps"], case.config["churn"]
+    j = math.pi / 2 / 1.008 * torch.arange(1, 1000, dtype=torch.float64) / 1000
+    last = torch.tensor(math.pi / 2 / 1.008, dtype=torch.float64)
+    every = ((last - j).sin() * (last + j).sin()).sqrt() / j.sin()  # but that of the clipped beta, beyond the grid
+    kept = every[(every >= 0.002) & (every <= 81)]
+    levels = kept[((len(kept) - 1) / (n - 1) * torch.arange(n)).round().long()]
+    raised = (levels >= churn["S_min"]) & (levels <= churn["S_max"])
+    gamma = torch.where(raised, min(churn["S_churn"] / n, math.sqrt(2) - 1), 0.0)
+    out = {}
+    for choice in case.config["ablation"]:
+        if choice["discretization"] != "iddpm":
+            continue
+        key = f"ablation.{choice['solver']}.iddpm.{choice['schedule']}.{choice['scaling']}.alpha{choice['alpha']}"
+        for mode, starts in (("det", levels), ("churn", levels * (1 + gamma))):
+            stages = torch.stack([starts[:-1], levels[1:]], 1).flatten()  # of Heun, whose last step is Euler's
+            both = torch.cat([stages, starts[-1:]])
+            out[f"{key}.{mode}.sigma_calls"] = starts if choice["solver"] == "euler" else both
     return out
 
 
