@@ -31,7 +31,7 @@ from ditkit.sample import sample, trajectory
 from ditkit.solvers.state import State
 from tests.running import TINY, ditkit, draw_images, environment, made, root, train
 
-COMMANDS = ["demo", "evaluate", "info", "likelihood", "report", "sample", "train"]
+COMMANDS = ["demo", "evaluate", "info", "likelihood", "report", "sample", "study", "train"]
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:

@@ -21,9 +21,9 @@ from ditkit.app.solver_study.points import Judge, Point, Study
 from ditkit.base import registry
 from ditkit.base.errors import UserError
 from ditkit.evaluate import classifier
-from ditkit.evaluate.features import gaussian_of
 from ditkit.evaluate.frechet import Gaussian, frechet_gaussian
 from ditkit.evaluate.jackknife import GROUPS, left_out, standard_error
+from ditkit.evaluate.statistics import Moments
 from tests.running import ditkit, environment, made
 
 ON_BUDGET = [
@@ -104,7 +104,9 @@ def test_the_jackknife_of_a_frechet_distance_is_what_new_samples_would_show() ->
     real = Gaussian.of_moments(torch.full((4,), 0.5), torch.eye(4))
 
     def distance(rows: torch.Tensor) -> float:
-        return frechet_gaussian(real, gaussian_of(rows))
+        generated = Moments()
+        generated.update(rows)
+        return frechet_gaussian(real, generated.gaussian())
 
     spread = float(torch.tensor([distance(rows) for rows in draws]).std())
     told = torch.tensor([standard_error(left_out(distance, rows)) for rows in draws]).mean()

@@ -22,10 +22,10 @@ from ditkit.app.solver_study.choice import Task
 from ditkit.base.errors import UserError
 from ditkit.base.files import write_json
 from ditkit.condition import Condition
-from ditkit.evaluate.features import gaussian_of
 from ditkit.evaluate.frechet import Gaussian, frechet_gaussian
 from ditkit.evaluate.jackknife import left_out, standard_error
 from ditkit.evaluate.measured import Side, measure
+from ditkit.evaluate.statistics import Moments
 from ditkit.process.denoiser import Denoise, Denoiser
 from ditkit.sample import sample
 from ditkit.solvers.counted import Counted
@@ -147,7 +147,7 @@ class Judge:
     @classmethod
     def of(cls, model: Model, against: Reference, seeds: Sequence[int]) -> Judge:
         """The judge, with the real images' moments."""
-        return cls(model, against, seeds, gaussian_of(against.side.features))
+        return cls(model, against, seeds, against.side.gaussian)
 
     def point(self, task: Task, progress: str) -> Point:
         """Draws the task's samples and measures them."""
@@ -155,8 +155,8 @@ class Judge:
         start = time.perf_counter()
         images, evaluations = self._drawn(task.sampling, labels, progress)
         seconds = time.perf_counter() - start
-        # labels that the reference lacks cannot be judged
-        side = measure("samples", images, labels if "hits" in self.against.side.held else None, self.against.classifier)
+        known = labels if "hits" in self.against.side.held else None  # what the reference lacks cannot be judged
+        side = measure("samples", images, known, self.against.classifier, quantities=("features", "hits"))
         return Point(
             solver=str(task.choice),
             steps=task.steps,
@@ -168,7 +168,9 @@ class Judge:
         )
 
     def _distance(self, features: torch.Tensor) -> float:
-        return frechet_gaussian(self.real, gaussian_of(features))
+        generated = Moments()
+        generated.update(features)
+        return frechet_gaussian(self.real, generated.gaussian())
 
     def _drawn(self, sampling: Sampling, labels: torch.Tensor | None, progress: str) -> tuple[torch.Tensor, float]:
         """Images, uint8, and the evaluations for a sample."""
