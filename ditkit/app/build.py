@@ -19,14 +19,14 @@ from ditkit.base.errors import UserError, unknown
 from ditkit.condition import Condition
 from ditkit.convert.autoencoder import load_autoencoder
 from ditkit.encoders.autoencoder import Autoencoder, encode_keyed
-from ditkit.guidance import ClassifierFree, Interval
+from ditkit.guidance import Interval
 from ditkit.objectives.loss import Draws
-from ditkit.process.denoiser import Denoise, Denoised, Denoiser, clipped
+from ditkit.process.denoiser import Denoised, Denoiser
 from ditkit.process.density import Density
 from ditkit.process.grids import check
 from ditkit.process.path import Path
 from ditkit.process.prediction import Prediction
-from ditkit.sample import Guide, Solver
+from ditkit.sample import Solver
 from ditkit.train.trainer import Encode, Objective
 
 
@@ -174,20 +174,6 @@ class _StandIn:
 
     def __call__(self, x: torch.Tensor, t: torch.Tensor) -> Denoised:
         return Denoised(x, x, x if self.learned_variance else None)
-
-
-def guide(sampling: Sampling, conditional: bool) -> Guide:
-    """What turns the model into the denoiser that the solver sees: guidance, its interval, clipping."""
-
-    def apply(denoiser: Denoiser) -> Denoise:
-        denoise: Denoise = denoiser
-        if conditional and sampling.guidance != 1:
-            guided = ClassifierFree(denoiser, sampling.guidance, sampling.guidance_channels)
-            low, high = sampling.guidance_interval
-            denoise = guided if (low, high) == (0.0, 1.0) else Interval(guided, denoiser, low, high)
-        return clipped(denoise) if sampling.clip else denoise
-
-    return apply
 
 
 def network(model: Model, process: Process, facts: Mapping[str, Any]) -> nn.Module:

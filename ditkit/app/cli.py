@@ -152,7 +152,7 @@ def _run(args: Sequence[str]) -> int:
 
 
 def _drop_output() -> None:
-    """What standard output holds back and cannot write is let go: else Python tries again at exit, and fails with 120."""
+    """What standard output cannot write is let go: else Python tries again at exit, and fails with 120."""
     try:
         if sys.stdout:
             sys.stdout.flush()

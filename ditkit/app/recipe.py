@@ -15,7 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from ditkit.base.errors import UserError, nearest
-from ditkit.train.settings import STRICT, BelowOne, Positive, TrainSettings
+from ditkit.train.settings import STRICT, BelowOne, Positive, Probability, TrainSettings
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -108,7 +108,21 @@ class Sampling:
     guidance_channels: Positive | None = None
     """Guide only the first so many channels (3: DiT's published numbers); None: all."""
     guidance_interval: tuple[float, float] = (0.0, 1.0)
-    """Guide only at times t in this interval (0 data, 1 noise)."""
+    """Guide only at times t in this interval (0 data, 1 noise), in whatever way."""
+    guidance_rescale: Probability = 0.0
+    """Bring the deviation that guidance widened back to the conditional's: 0 not at all, 1 wholly."""
+    guidance_negative: str | None = None
+    """A class to lead away from, by number or name, in place of the learned null; None: the null."""
+    guidance_weak: str | None = None
+    """Autoguidance: a worse model to lead away from, another run's folder or an earlier checkpoint's; None: none."""
+    guidance_weak_scale: float = 2.0
+    """Scale s in weak + s (model - weak); 1: none."""
+    guidance_weak_weights: Literal["ema", "weights"] = "ema"
+    """The weak model's moving average, or its weights themselves."""
+    guidance_classifier: str | None = None
+    """The run of a classifier of noisy images that leads to the class; None: none."""
+    guidance_classifier_scale: float = 1.0
+    """Scale w of the classifier's gradient; 0: none."""
     clip: bool = False
     """Keep the predicted image inside [-1, 1] at every step; for pixels, not latents."""
     batch_size: Positive = 64

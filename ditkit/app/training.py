@@ -12,7 +12,7 @@ from tqdm import tqdm
 from ditkit.app import build
 from ditkit.app.pictures import grid, save_png
 from ditkit.app.recipe import Recipe, to_yaml
-from ditkit.app.run import Model, Run, check_autoencoder, check_new, create, open_checkpoint, open_run
+from ditkit.app.run import Model, Run, check_autoencoder, check_new, check_sampling, create, open_checkpoint, open_run
 from ditkit.base.errors import UserError
 from ditkit.base.files import clear_leftovers, expanded, write_text
 from ditkit.data.images import Images, load_images
@@ -69,7 +69,7 @@ def start(recipe: Recipe, out: Path) -> str | None:
     """A new run; None when it is trained, else the signal that stopped it. Raises before any folder is made."""
     check_new(out)
     check_apart(out, recipe.data.source)
-    build.check_sampling(recipe.process, recipe.sample)
+    check_sampling(recipe, recipe.sample)
     build.check_training(recipe.process)
     autoencoder = build.autoencoder(recipe, build.device(recipe.train.device))
     images, facts = read_data(recipe, autoencoder)
@@ -174,8 +174,9 @@ def draw_grid(run: Run, trainer: Trainer, facts: dict[str, Any], autoencoder: Au
     """Samples of the moving average at this step, the same seeds and classes each time: samples/step-NNNNNNN.png."""
     denoiser = dataclasses.replace(trainer.denoiser, net=trainer.ema.net)
     model = Model(run, trainer.step, facts, denoiser, autoencoder, trainer.device)
-    columns = min(len(model.classes), 10) or GRID_ROWS
-    labels = model.labels(columns * GRID_ROWS)
+    names = model.names(run.recipe.sample)
+    columns = min(len(names), 10) or GRID_ROWS
+    labels = model.labels(columns * GRID_ROWS, range(len(names)))
     images = model.draw(range(columns * GRID_ROWS), labels, run.recipe.sample)
     save_png(run.samples / f"step-{trainer.step:07d}.png", grid(images, columns, background=255))
 

@@ -101,6 +101,17 @@ def is_noise(path: Path, t: Tensor) -> Tensor:
     return path.alpha(t) <= 1e-8 * path.sigma(t)
 
 
+def require_same(what: str, ours: Path, theirs: Path) -> None:
+    """Raises UserError unless alpha and sigma of two paths agree. what: who needs that, for the message."""
+    t = torch.linspace(0, 1, 5, dtype=torch.float64)
+    a, b = (torch.stack([path.alpha(t), path.sigma(t)]) for path in (ours, theirs))
+    if not torch.allclose(a, b):
+        raise UserError(
+            f"{what} between the paths {ours.name!r} and {theirs.name!r}: expected two models of the same path and "
+            "options, whose noisy images are the same"
+        )
+
+
 class DiscretePath(Path):
     """The path of a chain q(x_n | x_{n-1}) = N(sqrt(1 - beta_n) x_{n-1}, beta_n I) (Ho et al. 2020).
 
