@@ -69,6 +69,11 @@ def _accept(value: object) -> bool:
     return inspect.isfunction(value) and list(inspect.signature(value).parameters)[:3] == ["path", "prediction", "t"]
 
 
+def known() -> dict[str, Weight]:
+    """Every weight by its name."""
+    return registry.members(__name__, _accept)
+
+
 def find(weight: str | Weight) -> Weight:
     """The weight of a name, or the function itself (a weight with its options bound). UserError: unknown name."""
     return registry.find("weight", __name__, _accept, weight) if isinstance(weight, str) else weight

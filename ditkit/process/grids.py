@@ -172,7 +172,7 @@ def trailing(path: Path, steps: int) -> Tensor:
     return _from_indices(count, (count - k * (count / steps)).round() - 1)
 
 
-def given(path: Path, steps: int, *, times: Sequence[float] | str) -> Tensor:
+def given(path: Path, steps: int, *, times: Sequence[float] | str = "") -> Tensor:
     """The times as they are: numbers, or text such as "1,0.6,0.3,0"; checked, and of as many steps as asked for."""
     try:
         ts = check([float(part) for part in (times.split(",") if isinstance(times, str) else times)])

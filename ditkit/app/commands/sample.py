@@ -11,6 +11,7 @@ import tyro
 from pydantic.dataclasses import dataclass
 
 from ditkit.app.cli import parse
+from ditkit.app.names import named
 from ditkit.app.recipe import Sampling
 from ditkit.base.files import atomic_folder, check_new_folder
 from ditkit.train.settings import STRICT, Positive, Probability
@@ -20,12 +21,12 @@ from ditkit.train.settings import STRICT, Positive, Probability
 class How:
     """How to draw; what is not given is as in the run's recipe."""
 
-    solver: str | None = None
-    """Name of a solver: ddpm, ddim."""
+    solver: Annotated[str | None, tyro.conf.arg(help_behavior_hint=named("solver"))] = None
+    """Name of a solver (ditkit info solvers)."""
     solver_options: dict[str, str | float] | None = None
     """Options of the solver, such as eta 0.5 or variance learned."""
-    grid: str | None = None
-    """Name of a grid of times: uniform, quadratic, log_snr, karras, polyexponential, shifted, ..."""
+    grid: Annotated[str | None, tyro.conf.arg(help_behavior_hint=named("grid"))] = None
+    """Name of a grid of times (ditkit info grids)."""
     grid_options: dict[str, str | float] | None = None
     """Options of the grid, such as rho 7 or shift 3."""
     steps: str | None = None
