@@ -25,6 +25,7 @@ from ditkit.process.prediction import Eps
 from tests.exact import PATHS, normal
 from tests.mixtures import Mixture, mixture
 from tests.running import CALM, ditkit, made, train
+from tests.test_classifier import OPTIONS
 from tests.test_refusals import assert_refused, contents
 
 DATA = mixture(3)
@@ -211,6 +212,23 @@ def test_a_recipe_can_hold_them(run: Path, pets: Path, tmp_path: Path) -> None:
     assert (held.guidance_weak, held.guidance_rescale, held.guidance_negative) == (str(run), 0.5, "dog")
     off = ["--guidance-weak-scale", 1, "--guidance-rescale", 0]
     assert drawn(tmp_path / "r", tmp_path / "a") != drawn(tmp_path / "r", tmp_path / "b", *off)
+
+
+def test_a_classifier_leads_conditional_and_unconditional_models(
+    run: Path, unconditional: Path, pets: Path, tmp_path: Path
+) -> None:
+    made(ditkit("train-classifier", "--data", pets, "--out", tmp_path / "c", *OPTIONS, "--process.path", "cosine"))
+    by = ["--guidance-classifier", tmp_path / "c"]
+    strong = [*by, "--guidance-classifier-scale", 50]
+    images = [drawn(run, tmp_path / str(i), *way) for i, way in enumerate(([], by, strong))]
+    assert len(set(images)) == 3
+    assert drawn(run, tmp_path / "off", *by, "--guidance-classifier-scale", 0) == images[0]
+    drawn(unconditional, tmp_path / "led", *strong, "--classes", "dog")
+    assert (tmp_path / "led" / "seed000003-class1.png").is_file()
+    made(train(pets, tmp_path / "vp", "--process.path", "vp"))
+    said = ditkit("sample", tmp_path / "vp", "--out", tmp_path / "s", *by)
+    assert_refused(said, "--guidance-classifier", "'vp' and 'cosine'")
+    assert_refused(ditkit("sample", run, "--out", tmp_path / "s", "--guidance-classifier", run), str(run), "classifier")
 
 
 REFUSED = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import inspect
 import json
 import os
 import platform
@@ -20,7 +21,8 @@ from tqdm import tqdm
 
 import ditkit
 from ditkit.app import build, guiding
-from ditkit.app.recipe import R, Recipe, Sampling, from_yaml, kind_of, read_text, to_yaml
+from ditkit.app.recipe import ClassifierRecipe, R, Recipe, Sampling, from_yaml, kind_of, read_text, to_yaml
+from ditkit.base import registry
 from ditkit.base.errors import UserError
 from ditkit.base.files import check_new_folder, explained, write_text
 from ditkit.base.pixels import to_uint8
@@ -253,7 +255,16 @@ class Model:
             other = _loaded(run.folder, folder, str(self.device), sampling.guidance_weak_weights)
             check_alike("--guidance-weak", self, other)
             weak = guiding.Led(other.denoiser, other.classes)
-        return guiding.Guides(weak)
+        return guiding.Guides(weak, self._classifier(sampling))
+
+    def _classifier(self, sampling: Sampling) -> guiding.NoisyClassifier | None:
+        if sampling.guidance_classifier is None:
+            return None
+        folder = Path(sampling.guidance_classifier)
+        step = checkpoint.latest(open_run(folder, ClassifierRecipe).folder)
+        found = _loaded_classifier(folder, step, str(self.device))
+        found.check_guides(self.denoiser.path, {**self.facts, "classes": []})  # these are matched by name
+        return guiding.NoisyClassifier(found, found.path, found.classes)
 
 
 def check_alike(option: str, ours: Model, theirs: Model) -> None:
@@ -275,6 +286,9 @@ def check_sampling(recipe: Recipe, sampling: Sampling) -> None:
     if sampling.guidance_weak is not None:
         weak = located(sampling.guidance_weak)[0].recipe
         require_same("--guidance-weak", build.path(recipe.process), build.path(weak.process))
+    if sampling.guidance_classifier is not None:
+        classifier = open_run(sampling.guidance_classifier, ClassifierRecipe).recipe
+        require_same("--guidance-classifier", build.path(recipe.process), build.path(classifier.process))
 
 
 def located(place: str) -> tuple[Run[Recipe], Path]:
@@ -289,6 +303,13 @@ def located(place: str) -> tuple[Run[Recipe], Path]:
 @functools.lru_cache(maxsize=2)
 def _loaded(folder: Path, step: Path, device: str, weights: str) -> Model:
     return load_model(open_run(folder), step, device=device, weights=weights)
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded_classifier(folder: Path, step: Path, device: str) -> Any:
+    # kinds stand on this file, so it finds them as the command line does
+    load = registry.find("loader", "ditkit.app.kinds", inspect.isfunction, "load_classifier_run")
+    return load(folder, device=device)
 
 
 def load_model(run: Run[Recipe], step: Path | None = None, *, device: str | None = None, weights: str = "ema") -> Model:
