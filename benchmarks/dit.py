@@ -18,7 +18,7 @@ import torch
 from measure import Timing, Work, interleaved, product
 from torch import nn
 
-from ditkit.app import build
+from ditkit.app import build, guiding
 from ditkit.app.recipe import Model, Process, Recipe, Sampling
 from ditkit.base.files import write_json
 from ditkit.base.rng import generator
@@ -133,7 +133,7 @@ def sampling_step(
 
     def endless() -> Iterator[object]:
         ts, seeds = grids.uniform(denoiser.path, sampling.steps), range(len(label))
-        how = {"solver": build.solver(sampling), "guide": build.guide(sampling, conditional=True), "device": device}
+        how = {"solver": build.solver(sampling), "guide": guiding.guide(sampling, ["any"]), "device": device}
         while True:
             yield from trajectory(denoiser, Condition(label=label), seeds, shape, ts, **how)
 

@@ -24,6 +24,10 @@ class Condition:
         """The same batch with nothing known about it."""
         return self.drop(None)
 
+    def all_of(self, label: int) -> Condition:
+        """The same batch with every label this one."""
+        return self if self.label is None else dataclasses.replace(self, label=torch.full_like(self.label, label))
+
     def drop(self, dropped: Tensor | None) -> Condition:
         """The condition with the samples where ``dropped`` (B,) bool is true set to null; None drops all."""
         if self.label is None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ditkit.base.errors import UserError
 from ditkit.condition import Condition
 from ditkit.process.denoiser import Denoise, Denoised, Denoiser
-from ditkit.process.path import Path, over
+from ditkit.process.path import Path, over, require_same
 from ditkit.process.prediction import SINGULAR
 
 
@@ -92,11 +92,7 @@ class AutoGuided:
     scale: float
 
     def __post_init__(self) -> None:
-        t = torch.linspace(0, 1, 5, dtype=torch.float64)
-        ours, theirs = (torch.stack([d.path.alpha(t), d.path.sigma(t)]) for d in (self.strong, self.weak))
-        if not torch.allclose(ours, theirs):
-            names = f"{self.strong.path.name!r} and {self.weak.path.name!r}"
-            raise UserError(f"autoguidance between the paths {names}: expected two models of the same path and options")
+        require_same("autoguidance", self.strong.path, self.weak.path)
 
     @property
     def path(self) -> Path:

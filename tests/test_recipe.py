@@ -65,7 +65,11 @@ OTHERS = {
     "process.prediction": "v", "process.objective": "hybrid",
     "process.objective_options": {"vb_weight": "0.5"}, "train.precision": "bfloat16", "train.device": "cpu",
     "train.betas": (0.5, 0.75), "sample.solver": "ddpm", "sample.solver_options": {"variance": "beta"},
-    "sample.steps": "10,15", "sample.guidance_interval": (0.25, 0.5), "evaluate.sweep": (1.0, 7.0),
+    "sample.steps": "10,15", "sample.guidance_interval": (0.25, 0.5),
+    "sample.guidance_negative": "cat", "sample.guidance_weak": "runs/weak",
+    "sample.guidance_weak_weights": "weights",
+    "sample.guidance_classifier": "runs/classifier",
+    "evaluate.sweep": (1.0, 7.0),
 }  # fmt: skip
 """Values other than the default for the leaves that are no numbers or switches."""
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from ditkit.app import build
+from ditkit.app import build, guiding
 from ditkit.app.recipe import Model, Process, Recipe, Sampling
 from ditkit.backbones import dit_blocks
 from ditkit.base.errors import UserError
@@ -116,7 +116,7 @@ def test_every_combination_trains_and_samples(process: Process) -> None:
         sampling = Sampling(solver=solver, guidance=2.0, clip=True)
         x = sample(
             denoiser, Condition(label=torch.tensor([0, 2])), [0, 1], (3, 4, 8), log_snr(denoiser.path, 3),
-            solver=build.solver(sampling), guide=build.guide(sampling, True),
+            solver=build.solver(sampling), guide=guiding.guide(sampling, ["any"]),
         )  # fmt: skip
         assert x.shape == (2, 3, 4, 8)
         assert x.isfinite().all()

@@ -23,15 +23,15 @@ from ditkit.condition import Condition
 from ditkit.convert.autoencoder import load_autoencoder
 from ditkit.data.images import Images
 from ditkit.encoders.autoencoder import Autoencoder, encode_keyed
-from ditkit.guidance import ClassifierFree, Interval
+from ditkit.guidance import Interval
 from ditkit.objectives.loss import Draws
 from ditkit.objectives.neighbours import References
-from ditkit.process.denoiser import Denoise, Denoised, Denoiser, clipped
+from ditkit.process.denoiser import Denoised, Denoiser
 from ditkit.process.density import Density
 from ditkit.process.grids import check
 from ditkit.process.path import Path
 from ditkit.process.prediction import Prediction
-from ditkit.sample import Guide, Solver
+from ditkit.sample import Solver
 from ditkit.solvers.counted import Counted
 from ditkit.train.denoising import Encode, Objective
 
@@ -158,17 +158,17 @@ def grid(sampling: Sampling, path: Path) -> torch.Tensor:
 
 def check_sampling(process: Process, sampling: Sampling) -> None:
     """Raises UserError for settings that cannot be drawn with, by one step without a network: before long work."""
-    standin = _StandIn(path(process), prediction(process), process.learned_variance)
+    standin = _standin(process)
     Interval(standin, standin, *sampling.guidance_interval)
     _check_drawing(standin, sampling)
 
 
 def check_solver(path: Path, sampling: Sampling) -> None:
     """Raises UserError for a solver or a grid that cannot be drawn with on a path, without learned variance."""
-    _check_drawing(_StandIn(path, False), sampling)
+    _check_drawing(_Echo(path), sampling)
 
 
-def _check_drawing(standin: _StandIn, sampling: Sampling) -> None:
+def _check_drawing(standin: Denoise, sampling: Sampling) -> None:
     ts, x = grid(sampling, standin.path), torch.zeros(1, 1, 1, 1)
     next(solver(sampling)(standin, x, ts, noise=lambda k: x))
 
@@ -187,7 +187,7 @@ def evaluations(process: Process, sampling: Sampling) -> int:
     UserError for settings that cannot be drawn with. Solvers that choose their own steps by what they are told are to
     be counted with the network.
     """
-    counted, x = Counted(_StandIn(path(process), process.learned_variance)), torch.zeros(1, 1, 1, 1)
+    counted, x = Counted(_standin(process)), torch.zeros(1, 1, 1, 1)
     for _ in solver(sampling)(counted, x, grid(sampling, counted.path), noise=lambda k: x):
         pass
     return counted.evaluations
@@ -212,6 +212,20 @@ def check_objective(
 
 
 @dataclasses.dataclass(frozen=True)
+class _Echo:
+    """Says of every x what a denoiser without a network could have said."""
+
+    path: Path
+
+    def __call__(self, x: torch.Tensor, t: torch.Tensor) -> Denoised:
+        return Denoised(x, x)
+
+
+def _standin(process: Process) -> _StandIn:
+    return _StandIn(path(process), prediction(process), process.learned_variance)
+
+
+@dataclasses.dataclass(frozen=True)
 class _StandIn:
     """Says of every x what a network could have said; UserError where that would not tell the image from the noise."""
 
@@ -221,20 +235,6 @@ class _StandIn:
 
     def __call__(self, x: torch.Tensor, t: torch.Tensor) -> Denoised:
         return Denoised(*self.row.solve(self.path, x, x, t), x if self.learned_variance else None)
-
-
-def guide(sampling: Sampling, conditional: bool) -> Guide:
-    """What turns the model into the denoiser that the solver sees: guidance, its interval, clipping."""
-
-    def apply(denoiser: Denoiser) -> Denoise:
-        denoise: Denoise = denoiser
-        if conditional and sampling.guidance != 1:
-            guided = ClassifierFree(denoiser, sampling.guidance, sampling.guidance_channels)
-            low, high = sampling.guidance_interval
-            denoise = guided if (low, high) == (0.0, 1.0) else Interval(guided, denoiser, low, high)
-        return clipped(denoise) if sampling.clip else denoise
-
-    return apply
 
 
 def network(model: Model, process: Process, facts: Mapping[str, Any]) -> nn.Module:

@@ -124,7 +124,7 @@ class Drawn:
 
 def draw(model: Model, sampling: Sampling, num: int, seed: int, progress: str) -> Drawn:
     """``num`` samples, classes in turn (so as balanced as can be), seeds counting up from ``seed``."""
-    labels, seeds = model.labels(num), range(seed, seed + num)
+    labels, seeds = model.labels(num, range(len(model.names(sampling)))), range(seed, seed + num)
     start = time.perf_counter()
     images = model.draw(seeds, labels, sampling, progress=progress)
     return Drawn(images, labels, seeds, time.perf_counter() - start)
@@ -143,7 +143,7 @@ def evaluate(model: Model, against: Reference, sampling: Sampling, drawn: Drawn)
         "step": model.step,
         "weights": "ema",
         "sampling": dataclasses.asdict(sampling),
-        "labels": "each class in turn" if model.classes else "none",
+        "labels": "none" if drawn.labels is None else "each class in turn",
         "seeds": [drawn.seeds[0], drawn.seeds[-1]],
         "reference": {"source": against.source, "fingerprint": against.fingerprint, "images": against.side.count},
         "feature_space": dataclasses.asdict(against.classifier.protocol),

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ditkit.app import build
+from ditkit.app.classes import parse_classes, turns
 from ditkit.app.recipe import Sampling
-from ditkit.app.run import parse_classes, turns
 from ditkit.base.pixels import to_uint8
 from ditkit.condition import Condition
 from ditkit.data.images import Images

@@ -14,8 +14,9 @@ import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from ditkit.app.names import named
 from ditkit.base.errors import UserError, nearest
-from ditkit.train.settings import STRICT, BelowOne, LoopSettings, Positive, TrainSettings
+from ditkit.train.settings import STRICT, BelowOne, LoopSettings, Positive, Probability, TrainSettings
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -42,8 +43,8 @@ class Data:
 class Model:
     """The network. None takes the preset's value, or the backbone's default."""
 
-    backbone: str = "dit"
-    """Name of a backbone."""
+    backbone: Annotated[str, tyro.conf.arg(help_behavior_hint=named("backbone"))] = "dit"
+    """Name of a backbone (ditkit info backbones)."""
     preset: str | None = None
     """A published configuration, such as DiT-S/2 or DiT-XL/4."""
     patch_size: Positive | None = None
@@ -56,8 +57,8 @@ class Model:
     """Attention heads per block."""
     mlp_ratio: Annotated[float, Field(gt=0, lt=1000)] | None = None
     """Hidden width of a block's MLP over its width."""
-    conditioning: str | None = None
-    """How time and class enter: in_context, cross_attention, adaln, adaln_zero."""
+    conditioning: Annotated[str | None, tyro.conf.arg(help_behavior_hint=named("conditioning"))] = None
+    """How time and class enter."""
 
     def overrides(self) -> dict[str, Any]:
         """The constructor arguments that are set here."""
@@ -69,12 +70,12 @@ class Model:
 class Noising:
     """How images are noised in training."""
 
-    path: str = "ddpm_linear"
-    """Name of a path: ddpm_linear, cosine, scaled_linear, vp, sub_vp, ve, edm, linear, gvp."""
+    path: Annotated[str, tyro.conf.arg(help_behavior_hint=named("path"))] = "ddpm_linear"
+    """Name of a path (ditkit info paths)."""
     path_options: dict[str, float] = dataclasses.field(default_factory=dict)
     """Options of the path, such as steps 1000."""
-    density: str = "uniform"
-    """Name of the density of training times: uniform, logit_normal, mode, cosmap, loss_history, ..."""
+    density: Annotated[str, tyro.conf.arg(help_behavior_hint=named("density"))] = "uniform"
+    """Name of the density of training times (ditkit info densities)."""
     density_options: dict[str, float] = dataclasses.field(default_factory=dict)
     """Options of the density, such as mean 0 or std 1."""
 
@@ -83,14 +84,14 @@ class Noising:
 class Process(Noising):
     """Path, prediction and objective."""
 
-    prediction: str = "eps"
-    """What the network predicts: eps, x0, v, velocity, score, edm."""
+    prediction: Annotated[str, tyro.conf.arg(help_behavior_hint=named("prediction"))] = "eps"
+    """What the network predicts (ditkit info predictions)."""
     prediction_options: dict[str, float] = dataclasses.field(default_factory=dict)
     """Options of the prediction, such as sigma_data 0.5."""
     learned_variance: bool = False
     """Learn the reverse variance too (twice the output channels)."""
-    objective: str = "simple"
-    """Name of an objective: simple, hybrid (for learned variance), vlb, stf, knn, direction."""
+    objective: Annotated[str, tyro.conf.arg(help_behavior_hint=named("objective"))] = "simple"
+    """Name of an objective (ditkit info objectives); hybrid is for a learned variance."""
     objective_options: dict[str, str | float] = dataclasses.field(default_factory=dict)
     """Options of the objective, such as weight min_snr or vb_weight 1."""
 
@@ -99,12 +100,12 @@ class Process(Noising):
 class Sampling:
     """How images are drawn unless the command line says otherwise."""
 
-    solver: str = "ddim"
-    """Name of a solver: ddpm, ddim."""
+    solver: Annotated[str, tyro.conf.arg(help_behavior_hint=named("solver"))] = "ddim"
+    """Name of a solver (ditkit info solvers)."""
     solver_options: dict[str, str | float] = dataclasses.field(default_factory=dict)
     """Options of the solver, such as eta 0.5 or variance learned."""
-    grid: str = "uniform"
-    """Name of a grid of times: uniform, quadratic, log_snr, karras, polyexponential, shifted, ..."""
+    grid: Annotated[str, tyro.conf.arg(help_behavior_hint=named("grid"))] = "uniform"
+    """Name of a grid of times (ditkit info grids)."""
     grid_options: dict[str, str | float] = dataclasses.field(default_factory=dict)
     """Options of the grid, such as rho 7 or shift 3."""
     steps: str = "50"
@@ -114,7 +115,21 @@ class Sampling:
     guidance_channels: Positive | None = None
     """Guide only the first so many channels (3: DiT's published numbers); None: all."""
     guidance_interval: tuple[float, float] = (0.0, 1.0)
-    """Guide only at times t in this interval (0 data, 1 noise)."""
+    """Guide only at times t in this interval (0 data, 1 noise), in whatever way."""
+    guidance_rescale: Probability = 0.0
+    """Bring the deviation that guidance widened back to the conditional's: 0 not at all, 1 wholly."""
+    guidance_negative: str | None = None
+    """A class to lead away from, by number or name, in place of the learned null; None: the null."""
+    guidance_weak: str | None = None
+    """Autoguidance: a worse model to lead away from, another run's folder or an earlier checkpoint's; None: none."""
+    guidance_weak_scale: float = 2.0
+    """Scale s in weak + s (model - weak); 1: none."""
+    guidance_weak_weights: Literal["ema", "weights"] = "ema"
+    """The weak model's moving average, or its weights themselves."""
+    guidance_classifier: str | None = None
+    """The run of a classifier of noisy images that leads to the class; None: none."""
+    guidance_classifier_scale: float = 1.0
+    """Scale w of the classifier's gradient; 0: none."""
     clip: bool = False
     """Keep the predicted image inside [-1, 1] at every step; for pixels, not latents."""
     batch_size: Positive = 64

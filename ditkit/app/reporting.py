@@ -139,16 +139,15 @@ def _sweep(model: Model, against: measuring.Reference) -> list[GuidancePoint]:
 
 @torch.inference_mode()
 def _trajectory(model: Model, sampling: Any) -> Trajectory:
-    labels = model.labels(5)
+    known = model.names(sampling)
+    labels = model.labels(5, range(len(known)))
     ts = build.grid(sampling, model.denoiser.path)
     seeds = range(5)
     states = list(
         trajectory(model.denoiser, Condition(label=labels), seeds, model.latent_shape, ts, **model.how(sampling))
     )
     kept = [states[i] for i in np.unique(np.linspace(0, len(states) - 1, FILM).round().astype(int))]
-    names = [
-        f"seed {s}" if labels is None else f"{model.classes[int(labels[i])]}, seed {s}" for i, s in enumerate(seeds)
-    ]
+    names = [f"seed {s}" if labels is None else f"{known[int(labels[i])]}, seed {s}" for i, s in enumerate(seeds)]
     return Trajectory(
         t=[float(s.t) for s in kept],
         states=_films([model.pixels(s.x) for s in kept]),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import inspect
 import json
 import os
 import platform
@@ -18,14 +20,17 @@ from pydantic import TypeAdapter, ValidationError
 from tqdm import tqdm
 
 import ditkit
-from ditkit.app import build
-from ditkit.app.recipe import R, Recipe, Sampling, from_yaml, kind_of, read_text, to_yaml
-from ditkit.base.errors import UserError, unknown
+from ditkit.app import build, guiding
+from ditkit.app.classes import turns
+from ditkit.app.recipe import ClassifierRecipe, R, Recipe, Sampling, from_yaml, kind_of, read_text, to_yaml
+from ditkit.base import registry
+from ditkit.base.errors import UserError
 from ditkit.base.files import check_new_folder, explained, write_text
 from ditkit.base.pixels import to_uint8
 from ditkit.condition import Condition
 from ditkit.encoders.autoencoder import Autoencoder
 from ditkit.process.denoiser import Denoiser
+from ditkit.process.path import require_same
 from ditkit.sample import sample
 from ditkit.train import checkpoint
 from ditkit.train.settings import Positive
@@ -203,11 +208,14 @@ class Model:
         """(H, W) of an image in pixels."""
         return (self.shape[1], self.shape[2])
 
+    def names(self, sampling: Sampling) -> Sequence[str]:
+        """The classes that samples can be drawn for: the model's, or those of a classifier that guides it."""
+        return guiding.names(self.classes, self.guides(sampling))
+
     def labels(self, num: int, classes: Sequence[int] | None = None) -> torch.Tensor | None:
-        """Labels of ``num`` samples, the given classes (all by default) in turn; None for an unconditional model."""
-        if not self.classes:
-            return None
-        return turns(num, classes or range(len(self.classes)))
+        """Labels of ``num`` samples, the given classes (the model's by default) in turn; None where there are none."""
+        chosen = range(len(self.classes)) if classes is None else classes
+        return turns(num, chosen) if len(chosen) else None
 
     def draw(
         self, seeds: Sequence[int], labels: torch.Tensor | None, sampling: Sampling, progress: str | None = None
@@ -236,14 +244,78 @@ class Model:
         """What the settings mean to ditkit.sample: solver, guide, device."""
         return {
             "solver": build.solver(sampling),
-            "guide": build.guide(sampling, bool(self.classes)),
+            "guide": guiding.guide(sampling, self.classes, self.guides(sampling)),
             "device": self.device,
         }
 
+    def guides(self, sampling: Sampling) -> guiding.Guides:
+        """What guides the model besides itself, read once. UserError where it does not belong to this model."""
+        weak = None
+        if sampling.guidance_weak is not None:
+            run, folder = located(sampling.guidance_weak)
+            other = _loaded(run.folder, folder, str(self.device), sampling.guidance_weak_weights)
+            check_alike("--guidance-weak", self, other)
+            weak = guiding.Led(other.denoiser, other.classes)
+        return guiding.Guides(weak, self._classifier(sampling))
 
-def load_model(run: Run[Recipe], *, device: str | None = None, weights: str = "ema") -> Model:
-    """The model of the run's newest checkpoint, its moving average unless weights is "weights"."""
-    found = open_checkpoint(checkpoint.latest(run.folder))
+    def _classifier(self, sampling: Sampling) -> guiding.NoisyClassifier | None:
+        if sampling.guidance_classifier is None:
+            return None
+        folder = Path(sampling.guidance_classifier)
+        step = checkpoint.latest(open_run(folder, ClassifierRecipe).folder)
+        found = _loaded_classifier(folder, step, str(self.device))
+        found.check_guides(self.denoiser.path, {**self.facts, "classes": []})  # these are matched by name
+        return guiding.NoisyClassifier(found, found.path, found.classes)
+
+
+def check_alike(option: str, ours: Model, theirs: Model) -> None:
+    """Raises UserError unless two models diffuse the same things, of the same classes where both know classes."""
+    place = theirs.run.folder
+    for what, a, b in [
+        ("diffuses", ours.latent_shape, theirs.latent_shape),
+        ("works in", ours.facts["autoencoder"], theirs.facts["autoencoder"]),
+        ("knows the classes", ours.classes, theirs.classes or ours.classes),
+    ]:
+        if a != b:
+            raise UserError(f"{option} {place} {what} {b}, the model {a}: expected a run of the same kind of data")
+    require_same(option, ours.denoiser.path, theirs.denoiser.path)
+
+
+def check_sampling(recipe: Recipe, sampling: Sampling) -> None:
+    """Raises UserError for settings that cannot be drawn with, as far as can be told before long work."""
+    build.check_sampling(recipe.process, sampling)
+    if sampling.guidance_weak is not None:
+        weak = located(sampling.guidance_weak)[0].recipe
+        require_same("--guidance-weak", build.path(recipe.process), build.path(weak.process))
+    if sampling.guidance_classifier is not None:
+        classifier = open_run(sampling.guidance_classifier, ClassifierRecipe).recipe
+        require_same("--guidance-classifier", build.path(recipe.process), build.path(classifier.process))
+
+
+def located(place: str) -> tuple[Run[Recipe], Path]:
+    """The run and the checkpoint's folder that a run's folder (its newest) or a checkpoint's own names."""
+    folder = Path(place)
+    if (folder / "manifest.json").is_file():
+        return open_run(folder.resolve().parent.parent), folder.resolve()
+    run = open_run(folder)
+    return run, checkpoint.latest(run.folder)
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(folder: Path, step: Path, device: str, weights: str) -> Model:
+    return load_model(open_run(folder), step, device=device, weights=weights)
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded_classifier(folder: Path, step: Path, device: str) -> Any:
+    # kinds stand on this file, so it finds them as the command line does
+    load = registry.find("loader", "ditkit.app.kinds", inspect.isfunction, "load_classifier_run")
+    return load(folder, device=device)
+
+
+def load_model(run: Run[Recipe], step: Path | None = None, *, device: str | None = None, weights: str = "ema") -> Model:
+    """The model of a run's checkpoint, the newest by default, its moving average unless weights is "weights"."""
+    found = open_checkpoint(step or checkpoint.latest(run.folder))
     where = build.device(device or run.recipe.train.device)
     autoencoder = build.autoencoder(run.recipe, where)
     check_autoencoder(run, autoencoder, found.about)
@@ -260,28 +332,6 @@ def check_autoencoder(run: Run[Any], autoencoder: Autoencoder, about: dict[str, 
             f"run {run.folder} was trained in the latents of {about['autoencoder']}, but its data.autoencoder "
             f"{run.recipe.data.autoencoder} is {autoencoder.identity}: put the one that it was trained with there"
         )
-
-
-def turns(num: int, classes: Sequence[int]) -> torch.Tensor:
-    """Labels (num,) int64: the classes in turn."""
-    return torch.tensor(list(classes))[torch.arange(num) % len(classes)]
-
-
-def parse_classes(text: str, names: Sequence[str]) -> list[int]:
-    """Class indices from "3,7" or "cat,dog". UserError for one that the model does not know."""
-    if not names:
-        raise UserError(f"--classes {text}: the model is unconditional, it knows no classes; leave the option out")
-    found = []
-    for part in (p.strip() for p in text.split(",")):
-        if part in names:
-            found.append(list(names).index(part))
-        elif part.removeprefix("-").isdecimal():
-            if not 0 <= int(part) < len(names):
-                raise UserError(f"--classes {part}: out of range, the model has classes 0 to {len(names) - 1}")
-            found.append(int(part))
-        else:
-            raise unknown("class", part, names)
-    return found
 
 
 def environment(device: torch.device) -> dict[str, str]:

@@ -39,9 +39,13 @@ def find(kind: str, place: str, accept: Callable[[Any], bool], name: str) -> Any
 
 
 def options(method: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The keyword-only parameters with a default: the options that a user may set (others its caller gives)."""
+    """The parameters with a default that a user may set: a function's keyword-only ones, and all those of a class.
+
+    Not noise, which is a solver's caller's to give.
+    """
     given = inspect.signature(method).parameters.values()
-    return {p.name: p for p in given if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
+    kinds = (inspect.Parameter.KEYWORD_ONLY, *[inspect.Parameter.POSITIONAL_OR_KEYWORD] * isinstance(method, type))
+    return {p.name: p for p in given if p.kind in kinds and p.default is not p.empty and p.name != "noise"}
 
 
 def required(method: Callable[..., Any]) -> list[inspect.Parameter]:

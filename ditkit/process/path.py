@@ -101,6 +101,15 @@ def is_noise(path: Path, t: Tensor) -> Tensor:
     return path.alpha(t) <= 1e-8 * path.sigma(t)
 
 
+def require_same(what: str, ours: Path, theirs: Path) -> None:
+    """Raises UserError unless two paths are the same (see ``same_path``). what: who needs that, for the message."""
+    if not same_path(ours, theirs):
+        raise UserError(
+            f"{what} between the paths {ours.name!r} and {theirs.name!r}: expected two models of the same path and "
+            "options, whose noisy images are the same"
+        )
+
+
 class DiscretePath(Path):
     """The path of a chain q(x_n | x_{n-1}) = N(sqrt(1 - beta_n) x_{n-1}, beta_n I) (Ho et al. 2020).
 

@@ -36,12 +36,12 @@ class Options:
 def main(args: Sequence[str]) -> int:
     """The command."""
     options = parse(Options, "evaluate", args)
-    from ditkit.app import build, measuring
-    from ditkit.app.run import load_model, open_run
+    from ditkit.app import measuring
+    from ditkit.app.run import check_sampling, load_model, open_run
 
     run = open_run(options.run)
     sampling = options.how.over(run.recipe.sample)
-    build.check_sampling(run.recipe.process, sampling)
+    check_sampling(run.recipe, sampling)
     model = load_model(run, device=options.device)
     against = measuring.reference(model, options.reference)
     drawn = measuring.draw(model, sampling, options.num or run.recipe.evaluate.num, options.seed, "sampling")

@@ -1,4 +1,4 @@
-"""Say what a run or checkpoint is: parameters, multiply-adds, tokens, recipe, step."""
+"""Say what a run or checkpoint is (size, recipe, step), or what there is to choose from: ditkit info solvers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from ditkit.train.settings import STRICT
 
 @dataclass(frozen=True, config=STRICT)
 class Options:
-    """Say what a run, or a checkpoint file of this or a known foreign layout, is."""
+    """Say what a run, or a checkpoint file of this or a known foreign layout, is; or list the methods of a kind."""
 
     what: Annotated[Path, tyro.conf.Positional]
-    """A run's folder, one of its checkpoints, or a .safetensors or .pt file of a known layout."""
+    """A run's folder, one of its checkpoints, or a .safetensors or .pt file of a known layout; or what there is to
+    choose from, with options and defaults: paths, predictions, densities, objectives, solvers, grids, ..."""
     recipe: bool = True
     """Print the whole recipe too."""
     heads: int | None = None
@@ -38,7 +39,17 @@ def main(args: Sequence[str]) -> int:
         return _run(what, None, options.recipe)
     if what.is_file():
         return _foreign(options)
-    raise UserError(f"{what} does not exist: expected a run's folder, a checkpoint's folder or a weights file")
+    return _listing(str(what))
+
+
+def _listing(word: str) -> int:
+    from ditkit.app import listing
+
+    if not listing.is_listed(word):
+        expected = "a run's folder, a checkpoint's folder or a weights file"
+        raise UserError(f"{word} does not exist: expected {expected}, or {listing.hint(word)}")
+    print(listing.listing(word))
+    return 0
 
 
 def _run(folder: Path, step: Path | None, show_recipe: bool) -> int:

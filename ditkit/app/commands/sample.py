@@ -11,21 +11,22 @@ import tyro
 from pydantic.dataclasses import dataclass
 
 from ditkit.app.cli import parse
+from ditkit.app.names import named
 from ditkit.app.recipe import Sampling
 from ditkit.base.files import check_new_folder
-from ditkit.train.settings import STRICT, Positive
+from ditkit.train.settings import STRICT, Positive, Probability
 
 
 @dataclass(frozen=True, config=STRICT)
 class How:
     """How to draw; what is not given is as in the run's recipe."""
 
-    solver: str | None = None
-    """Name of a solver: ddpm, ddim."""
+    solver: Annotated[str | None, tyro.conf.arg(help_behavior_hint=named("solver"))] = None
+    """Name of a solver (ditkit info solvers)."""
     solver_options: dict[str, str | float] | None = None
     """Options of the solver, such as eta 0.5 or variance learned."""
-    grid: str | None = None
-    """Name of a grid of times: uniform, quadratic, log_snr, karras, polyexponential, shifted, ..."""
+    grid: Annotated[str | None, tyro.conf.arg(help_behavior_hint=named("grid"))] = None
+    """Name of a grid of times (ditkit info grids)."""
     grid_options: dict[str, str | float] | None = None
     """Options of the grid, such as rho 7 or shift 3."""
     steps: str | None = None
@@ -35,7 +36,21 @@ class How:
     guidance_channels: Positive | None = None
     """Guide only the first so many channels (3: DiT's published numbers)."""
     guidance_interval: tuple[float, float] | None = None
-    """Guide only at times t in this interval (0 data, 1 noise)."""
+    """Guide only at times t in this interval (0 data, 1 noise), in whatever way."""
+    guidance_rescale: Probability | None = None
+    """Bring the deviation that guidance widened back to the conditional's: 0 not at all, 1 wholly."""
+    guidance_negative: str | None = None
+    """A class to lead away from, by number or name, in place of the learned null."""
+    guidance_weak: str | None = None
+    """Autoguidance: a worse model to lead away from, another run's folder or an earlier checkpoint's."""
+    guidance_weak_scale: float | None = None
+    """Scale s in weak + s (model - weak); 1: none."""
+    guidance_weak_weights: Literal["ema", "weights"] | None = None
+    """The weak model's moving average, or its weights themselves."""
+    guidance_classifier: str | None = None
+    """The run of a classifier of noisy images that leads to the class."""
+    guidance_classifier_scale: float | None = None
+    """Scale w of the classifier's gradient; 0: none."""
     clip: bool | None = None
     """Keep the predicted image inside [-1, 1] at every step."""
     batch_size: Positive | None = None
@@ -76,17 +91,18 @@ class Options:
 def main(args: Sequence[str]) -> int:
     """The command."""
     options = parse(Options, "sample", args)
-    from ditkit.app import build
+    from ditkit.app.classes import parse_classes
     from ditkit.app.drawn import save_samples
-    from ditkit.app.run import load_model, open_run, parse_classes
+    from ditkit.app.run import check_sampling, load_model, open_run
 
     run = open_run(options.run)
     sampling = options.how.over(run.recipe.sample)
     out = options.out or run.samples / f"seed-{options.seed}"
     check_new_folder(out)
-    build.check_sampling(run.recipe.process, sampling)
+    check_sampling(run.recipe, sampling)
     model = load_model(run, device=options.device, weights=options.weights)
-    classes = parse_classes(options.classes, model.classes) if options.classes is not None else None
+    names = model.names(sampling)
+    classes = parse_classes(options.classes, names) if options.classes is not None else range(len(names))
     labels = model.labels(options.num, classes)
     seeds = range(options.seed, options.seed + options.num)
     images = model.draw(seeds, labels, sampling, progress="sampling")

@@ -11,7 +11,7 @@ from torch import nn
 from ditkit.app import build
 from ditkit.app.pictures import grid, save_png
 from ditkit.app.recipe import Recipe
-from ditkit.app.run import Model, Run
+from ditkit.app.run import Model, Run, check_sampling
 from ditkit.condition import Condition
 from ditkit.data.images import Images
 from ditkit.objectives.neighbours import References
@@ -30,7 +30,7 @@ class DenoiserRuns:
 
     def __init__(self, recipe: Recipe) -> None:
         """Raises UserError for a process that cannot be trained, and sampling settings that cannot be drawn with."""
-        build.check_sampling(recipe.process, recipe.sample)
+        check_sampling(recipe, recipe.sample)
         build.check_training(recipe.process)
         self.settings, self.device = recipe, build.device(recipe.train.device)
         self.autoencoder = build.autoencoder(recipe, self.device)
@@ -71,7 +71,8 @@ class DenoiserRuns:
     def _draw(self, run: Run[Recipe], trainer: Trainer[Denoising], facts: dict[str, Any]) -> None:
         denoiser = dataclasses.replace(trainer.task.denoiser, net=trainer.ema.net)
         model = Model(run, trainer.step, facts, denoiser, self.autoencoder, trainer.device)
-        columns = min(len(model.classes), 10) or GRID_ROWS
-        labels = model.labels(columns * GRID_ROWS)
+        names = model.names(run.recipe.sample)
+        columns = min(len(names), 10) or GRID_ROWS
+        labels = model.labels(columns * GRID_ROWS, range(len(names)))
         images = model.draw(range(columns * GRID_ROWS), labels, run.recipe.sample)
         save_png(run.samples / f"step-{trainer.step:07d}.png", grid(images, columns, background=255))

@@ -1,0 +1,70 @@
+"""Floor 5: what there is to choose from: every method of a kind with what it is, its options and their defaults."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ditkit.app import build
+from ditkit.base import registry
+from ditkit.base.errors import nearest
+from ditkit.objectives import weights
+from ditkit.process import langevin
+
+_PLURALS = {kind: f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s" for kind in build.KINDS}
+_GROUPS = {"backbone": "model.", "solver": "", "grid": ""}
+
+LISTED: dict[str, tuple[Callable[[], Mapping[str, Any]], str]] = {
+    **{_PLURALS[k]: (functools.partial(build.known, k), f"--{_GROUPS.get(k, 'process.')}{k}") for k in build.KINDS},
+    "weights": (weights.known, "--process.objective-options weight"),
+    "forms": (lambda: langevin.FORMS, "--solver euler_maruyama --solver-options w"),
+}
+"""What ``ditkit info`` lists, by its name: the methods, and the option that takes their names."""
+
+
+def is_listed(word: str) -> bool:
+    """Whether a word names a kind of methods: solvers, or solver."""
+    return _kind(word) in LISTED
+
+
+def _kind(word: str) -> str:
+    return _PLURALS.get(word, word if word in LISTED else f"{word}s")
+
+
+def hint(word: str) -> str:
+    """What can be listed, for messages, with what is nearest to a word."""
+    close = nearest(word, LISTED)
+    return f"one of {', '.join(LISTED)}" + (f" (did you mean {close!r}?)" if close else "")
+
+
+def listing(word: str) -> str:
+    """The methods of a kind as lines of text: name, the first line of its docstring, options with their defaults.
+
+    word: as for ``is_listed``.
+    """
+    methods, option = LISTED[_kind(word)]
+    lines = [f"{_kind(word)}, for {option} NAME:"]
+    for name, method in methods().items():
+        lines += ["", name, *(f"    {line}" for line in (_summary(method), _options(method)) if line)]
+    return "\n".join(lines)
+
+
+def _summary(method: Any) -> str:
+    """The first paragraph of the docstring."""
+    return " ".join(inspect.cleandoc(method.__doc__ or "").split("\n\n")[0].split())
+
+
+def _options(method: Any) -> str:
+    options = registry.options(method).values()
+    given = [f"{p.name} {_shown(p.default)}" for p in options if isinstance(p.default, _PLAIN)]
+    return f"options: {', '.join(given)}" if given else ""
+
+
+_PLAIN = (str, int, float, type(None))
+"""What an option may be given as on the command line; others are for Python."""
+
+
+def _shown(default: Any) -> str:
+    return "(none)" if default is None else repr(default) if default == "" else str(default)
