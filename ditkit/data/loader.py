@@ -38,20 +38,25 @@ def batch(images: Images, *, step: int, batch_size: int, seed: int, flip: bool =
     (seed, step) and the set alone: a resume at any step goes on exactly. flip: mirrors half of the images left to
     right, drawn anew each epoch.
     """
-    position = torch.arange(step * batch_size, (step + 1) * batch_size)  # B
-    epoch, place = position // len(images), position % len(images)
-    index = torch.empty_like(position)
-    mirrored = torch.zeros_like(position, dtype=torch.bool)
-    for e in epoch.unique().tolist():
-        here = epoch == e
-        index[here] = _order(len(images), seed, e)[place[here]]
-        if flip:
-            mirrored[here] = _mirrored(len(images), seed, e)[index[here]]
+    index, mirrored = drawn(len(images), step=step, batch_size=batch_size, seed=seed)
     x0 = from_uint8(images.get(index))  # BCHW
     if flip:
         x0 = torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)
     label = None if images.labels is None else images.labels[index]
     return Batch(x0, Condition(label=label), index)
+
+
+def drawn(count: int, *, step: int, batch_size: int, seed: int) -> tuple[Tensor, Tensor]:
+    """The rows of batch ``step`` of a set of ``count``, (B,) int64, and which of them would be mirrored, (B,) bool."""
+    position = torch.arange(step * batch_size, (step + 1) * batch_size)  # B
+    epoch, place = position // count, position % count
+    index = torch.empty_like(position)
+    mirrored = torch.zeros_like(position, dtype=torch.bool)
+    for e in epoch.unique().tolist():
+        here = epoch == e
+        index[here] = _order(count, seed, e)[place[here]]
+        mirrored[here] = _mirrored(count, seed, e)[index[here]]
+    return index, mirrored
 
 
 # A batch touches one or two epochs: what is drawn once an epoch is kept for these, not for all.

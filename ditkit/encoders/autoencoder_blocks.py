@@ -82,6 +82,7 @@ class Stage(nn.Module):
 
     def __init__(self, width_in: int, width: int, blocks: int, groups: int, resample: nn.Module) -> None:
         super().__init__()
+        self.width = width
         self.blocks = nn.Sequential(*(ResBlock(width if j else width_in, width, groups) for j in range(blocks)))
         self.resample = resample
 
