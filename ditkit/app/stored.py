@@ -1,4 +1,4 @@
-"""Floor 5: a run that trains from a latent store: what belongs to the run, and the autoencoder that the store brings."""
+"""Floor 5: a run that trains from a latent store: what belongs to it, and the autoencoder that the store brings."""
 
 from __future__ import annotations
 
@@ -79,9 +79,7 @@ def autoencoder_of(data: Data, where: torch.device) -> Autoencoder:
         return load_autoencoder(data.autoencoder, device=where)
     store = LatentStore(data.source)
     plan = store.plan
-    own = Deferred(
-        str(store.folder / AUTOENCODER), plan.autoencoder.identity, plan.image_shape, plan.shape, where
-    )
+    own = Deferred(str(store.folder / AUTOENCODER), plan.autoencoder.identity, plan.image_shape, plan.shape, where)
     _check_belongs(data, store)
     if data.normalise == "published":
         return own

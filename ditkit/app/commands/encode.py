@@ -20,7 +20,7 @@ class Options:
     """
 
     data: str = ""
-    """The images: digits (embedded), or a folder or .zip with one subfolder per class, or with images and no classes."""
+    """The images: digits (embedded), or a folder or .zip with one subfolder per class, or without classes."""
     autoencoder: str = ""
     """The autoencoder's folder or file."""
     out: Path | None = None
