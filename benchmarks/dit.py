@@ -16,23 +16,26 @@ from collections.abc import Callable, Iterator
 
 import torch
 from measure import Timing, Work, interleaved, product
+from torch import nn
 
 from ditkit.app import build
 from ditkit.app.recipe import Model, Process, Recipe, Sampling
 from ditkit.base.files import write_json
 from ditkit.base.rng import generator
 from ditkit.condition import Condition
+from ditkit.data.loader import Batch
 from ditkit.nn.compiled import compiled
 from ditkit.nn.cost import cost
 from ditkit.process import grids
 from ditkit.process.denoiser import Denoiser
 from ditkit.sample import trajectory
+from ditkit.train.denoising import Denoising
 from ditkit.train.settings import TrainSettings
 from ditkit.train.trainer import Trainer
 
 CLASSES = 1000
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-MODES: dict[str, Callable[[torch.nn.Module], Callable]] = {
+MODES: dict[str, Callable[[nn.Module], nn.Module]] = {
     "eager": lambda net: net,
     "compiled": compiled,
 }
@@ -91,10 +94,11 @@ def measure(given: argparse.Namespace, device: torch.device) -> list[Row]:
     facts = {"input_size": [given.size] * 2, "channels": given.channels, "classes": [*range(CLASSES)]}
     net = build.network(recipe.model, recipe.process, facts).to(device)
     denoiser = build.denoiser(recipe, net)
-    trainer = Trainer(denoiser, build.objective(recipe.process), recipe.train, seed=0)
+    task = Denoising(denoiser, build.objective(recipe.process), 0, label_dropout=recipe.train.label_dropout)
     shape = (given.channels, given.size, given.size)
     label = torch.arange(given.batch) % CLASSES
     x0 = torch.randn(given.batch, *shape, generator=generator(0, "benchmark images"))
+    batch = Batch(x0, Condition(label=label), torch.arange(given.batch))
     one = Condition(label=label[:1])
     forward = cost(net, x0[:1], torch.zeros(1), one).multiply_adds * given.batch
 
@@ -107,19 +111,20 @@ def measure(given: argparse.Namespace, device: torch.device) -> list[Row]:
         rows = given.product or (2048 if device.type == "cpu" else 8192)
         work["product", "", dtype], count = product(device, DTYPES[dtype], rows)
         amount["product"] = (0, count)
+        cast = dataclasses.replace(denoiser, autocast=build.autocast(dtype, device))
+        task = Denoising(cast, build.objective(recipe.process), 0, label_dropout=recipe.train.label_dropout)
+        trainer = Trainer(task, recipe.train)
         for mode in given.modes:
-            autocast = build.AUTOCAST[dtype]
-            trained = dataclasses.replace(denoiser, net=MODES[mode](net), autocast=autocast)
-            frozen = dataclasses.replace(denoiser, net=MODES[mode](trainer.ema.net), autocast=autocast)
-            work["training", mode, dtype] = train_step(trainer, trained, x0, Condition(label=label))
+            frozen = dataclasses.replace(cast, net=MODES[mode](trainer.ema.net))
+            work["training", mode, dtype] = train_step(trainer, MODES[mode](net), batch)
             work["sampling", mode, dtype] = sampling_step(recipe.sample, frozen, label, shape, device)
     timings = interleaved({" ".join(key): call for key, call in work.items()}, rounds=given.rounds, device=device)
     return [Row(*key, *amount[key[0]], timings[" ".join(key)]) for key in work]
 
 
-def train_step(trainer: Trainer, denoiser: Denoiser, x0: torch.Tensor, condition: Condition) -> Work:
+def train_step(trainer: Trainer[Denoising], net: nn.Module, batch: Batch) -> Work:
     """The trainer's own step: draws, forward, backward, clipping, AdamW, moving average."""
-    return lambda: trainer.one_step(denoiser, x0, condition)
+    return lambda: trainer.one_step(net, batch)
 
 
 def sampling_step(

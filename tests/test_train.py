@@ -19,12 +19,15 @@ from ditkit.base.registry import members
 from ditkit.base.rng import generator
 from ditkit.condition import NULL_LABEL, Condition
 from ditkit.data.loader import Batch
+from ditkit.objectives.loss import Loss
 from ditkit.process.grids import log_snr
 from ditkit.sample import sample
+from ditkit.train.denoising import Denoising, draw
 from ditkit.train.ema import EMA, warmed
+from ditkit.train.meter import Meter, Totals
 from ditkit.train.optim import adamw, learning_rate, update
 from ditkit.train.settings import TrainSettings
-from ditkit.train.trainer import Hook, Meter, Trainer, draw
+from ditkit.train.trainer import Hook, Trainer
 
 FACTS = {"input_size": [4, 8], "channels": 3, "classes": ["a", "b", "c"]}
 CONDITIONINGS = members("ditkit.backbones.dit_blocks", lambda v: getattr(v, "__mro__", [v])[1:2] == (dit_blocks.Block,))
@@ -54,10 +57,12 @@ def recipe(**settings: Any) -> Recipe:
     return Recipe(model=Model(patch_size=4, width=8, depth=1, heads=2), train=TrainSettings(batch_size=6, **settings))
 
 
-def trainer_of(recipe: Recipe, facts: dict[str, Any] = FACTS) -> Trainer:
+def trainer_of(recipe: Recipe, facts: dict[str, Any] = FACTS) -> Trainer[Denoising]:
     """A trainer of a recipe's network."""
     net = build.network(recipe.model, recipe.process, facts)
-    return Trainer(build.denoiser(recipe, net), build.objective(recipe.process), recipe.train, seed=recipe.seed)
+    denoiser, objective = build.denoiser(recipe, net), build.objective(recipe.process)
+    task = Denoising(denoiser, objective, recipe.seed, label_dropout=recipe.train.label_dropout)
+    return Trainer(task, recipe.train)
 
 
 def batch_at(step: int, size: int = 6) -> Batch:
@@ -67,7 +72,7 @@ def batch_at(step: int, size: int = 6) -> Batch:
     return Batch(x0, Condition(label=torch.randint(0, 3, (size,), generator=source)), torch.arange(size))
 
 
-def train(trainer: Trainer, hooks: list[Hook] | None = None) -> list[dict[str, float]]:
+def train(trainer: Trainer[Denoising], hooks: list[Hook] | None = None) -> list[dict[str, float]]:
     """The log of a training."""
     records: list[dict[str, float]] = []
     trainer.run((batch_at(step) for step in itertools.count(trainer.step)), records.append, hooks or [])
@@ -89,7 +94,7 @@ def test_only_bounds_on_paths_without_a_chain_are_refused() -> None:
         assert not chainless or "discrete" in str(refusal(process))
 
 
-def two_steps(process: Process, conditioning: str = "adaln_zero") -> Trainer:
+def two_steps(process: Process, conditioning: str = "adaln_zero") -> Trainer[Denoising]:
     """A trainer after two steps that moved the network."""
     tiny = recipe(steps=2, log_every=1, lr=1e-3)
     tiny = dataclasses.replace(tiny, process=process, model=dataclasses.replace(tiny.model, conditioning=conditioning))
@@ -106,7 +111,7 @@ def two_steps(process: Process, conditioning: str = "adaln_zero") -> Trainer:
 )
 def test_every_combination_trains_and_samples(process: Process) -> None:
     trainer = two_steps(process)
-    denoiser = dataclasses.replace(trainer.denoiser, net=trainer.ema.net)
+    denoiser = dataclasses.replace(trainer.task.denoiser, net=trainer.ema.net)
     for solver in ("ddpm", "ddim", "heun", "dpmpp_2m"):  # every solver meets every row in test_everything
         sampling = Sampling(solver=solver, guidance=2.0, clip=True)
         x = sample(
@@ -135,14 +140,9 @@ def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
 
 def test_uneven_parts_weigh_by_their_size() -> None:
     trainers = [trainer_of(recipe(steps=1, accumulate=n, log_every=1)) for n in (1, 4)]
-    first, second = [t.one_step(t.denoiser, *_six_and_a_half(t)) for t in trainers]  # 7 images: 2, 2, 2, 1
-    assert float(first[0]["mse"]) == pytest.approx(float(second[0]["mse"]), rel=1e-5)
+    first, second = [t.one_step(t.net, batch_at(0, 7)) for t in trainers]  # 7 images: 2, 2, 2, 1
+    assert float(first[0].parts["mse"]) == pytest.approx(float(second[0].parts["mse"]), rel=1e-5)
     assert float(first[1]) == pytest.approx(float(second[1]), rel=1e-5)
-
-
-def _six_and_a_half(trainer: Trainer) -> tuple[torch.Tensor, Condition]:
-    batch = batch_at(0, 7)
-    return batch.x0, batch.condition
 
 
 def test_bfloat16_trains_and_keeps_float32_weights() -> None:
@@ -160,7 +160,7 @@ def test_bfloat16_trains_and_keeps_float32_weights() -> None:
 def test_the_share_of_dropped_labels(share: float) -> None:
     trainer = trainer_of(recipe())
     x0 = torch.zeros(20_000, 3, 1, 1)
-    _, dropped = draw(0, 5, x0, trainer.denoiser, share)
+    _, dropped = draw(0, 5, x0, trainer.task.denoiser, share)
     assert dropped.float().mean().item() == pytest.approx(share, abs=0.02)
     label = Condition(label=torch.ones(20_000, dtype=torch.int64)).drop(dropped).label
     assert label is not None
@@ -178,7 +178,7 @@ def test_dropped_labels_reach_the_network() -> None:
 
 
 def test_draws_depend_on_seed_and_step_alone() -> None:
-    denoiser, x0 = trainer_of(recipe()).denoiser, torch.zeros(6, 3, 4, 8)
+    denoiser, x0 = trainer_of(recipe()).task.denoiser, torch.zeros(6, 3, 4, 8)
     first, again = draw(1, 7, x0, denoiser, 0.1), draw(1, 7, x0, denoiser, 0.1)
     assert torch.equal(first[0].eps, again[0].eps)
     assert torch.equal(first[0].t, again[0].t)
@@ -243,12 +243,19 @@ def test_records_cover_the_steps_since_the_last_one() -> None:
     assert grouped[0].keys() == {"step", "loss", "mse", "lr", "grad_norm", "images_per_s", "seconds"}
 
 
+def totals(value: float) -> Totals:
+    """The measurements of a step whose loss has this value, with a note on as many samples."""
+    made = Totals()
+    made.add(Loss({"mse": torch.tensor([value])}, {"accuracy": torch.ones(int(value))}), 1.0)
+    return made
+
+
 def test_the_meter_goes_on_where_it_was() -> None:
     one, other = Meter(2), Meter(2)
     for value in (1.0, 5.0):
-        one.add({"mse": torch.tensor(value)}, torch.tensor(value))
+        one.add(totals(value), torch.tensor(value))
     other.load(one.state(), torch.device("cpu"))
-    other.add({"mse": torch.tensor(6.0)}, torch.tensor(0.0))
+    other.add(totals(6.0), torch.tensor(0.0))
     record = other.read(3, 0.1, 1.0)
     assert (record["loss"], record["grad_norm"]) == (4.0, 2.0)
     assert not other.state()
@@ -257,7 +264,7 @@ def test_the_meter_goes_on_where_it_was() -> None:
 @pytest.mark.parametrize("broken", ["loss", "gradient"])
 def test_what_is_not_finite_stops_before_a_checkpoint_keeps_it(broken: str) -> None:
     trainer, kept = trainer_of(recipe(steps=9, log_every=5)), []
-    objective: Callable[..., Any] = trainer.objective
+    objective: Callable[..., Any] = trainer.task.objective
 
     def breaking(denoiser: Any, x0: torch.Tensor, draws: Any) -> Any:
         loss = objective(denoiser, x0, draws)
@@ -267,7 +274,7 @@ def test_what_is_not_finite_stops_before_a_checkpoint_keeps_it(broken: str) -> N
             return dataclasses.replace(loss, parts={"mse": bad})
         return loss
 
-    trainer.objective = breaking
+    trainer.task.objective = breaking
     with pytest.raises(UserError, match=r"by step 3: expected a finite number.*--train\.lr"):
         train(trainer, [Hook(1, lambda t: kept.append(t.step))])
     assert kept == [1, 2]

@@ -12,7 +12,7 @@ import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 
-from ditkit.app.recipe import Model, Process, Recipe, Sampling
+from ditkit.app.recipe import AnyRecipe, Model, Noising, Process, Recipe, Sampling
 from ditkit.backbones.output import Output
 from ditkit.base import registry
 from ditkit.base.errors import UserError, unknown
@@ -27,7 +27,7 @@ from ditkit.process.grids import check
 from ditkit.process.path import Path
 from ditkit.process.prediction import Prediction
 from ditkit.sample import Guide, Solver
-from ditkit.train.trainer import Encode, Objective
+from ditkit.train.denoising import Encode, Objective
 
 
 def _buildable(base: type) -> Callable[[Any], bool]:
@@ -52,15 +52,10 @@ def _called_with(*names: str) -> Callable[[Any], bool]:
     return accept
 
 
-def _memoryless(accept: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """Accepts values, not objects with a history: those are driven from Python."""
-    return lambda value: accept(value) and dataclasses.is_dataclass(value)
-
-
 KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "path": ("ditkit.process", _buildable(Path)),
     "prediction": ("ditkit.process.prediction", _buildable(Prediction)),
-    "density": ("ditkit.process.density", _memoryless(_buildable(Density))),
+    "density": ("ditkit.process.density", _buildable(Density)),
     "objective": ("ditkit.objectives", _called_with("denoiser", "x0", "draws")),
     "solver": ("ditkit.solvers", _called_with("denoise", "x", "ts")),
     "grid": ("ditkit.process.grids", _called_with("path", "steps")),
@@ -96,7 +91,7 @@ def _options(kind: str, name: str, method: Callable[..., Any], given: Mapping[st
     return fitting
 
 
-def path(process: Process) -> Path:
+def path(process: Noising) -> Path:
     """The path that the recipe names."""
     kind = _find("path", process.path)
     given = _options("path", process.path, kind, process.path_options)
@@ -115,7 +110,7 @@ def prediction(process: Process) -> Prediction:
     return kind(**_options("prediction", process.prediction, kind, process.prediction_options))
 
 
-def density(process: Process) -> Density:
+def density(process: Noising) -> Density:
     """The density of training times that the recipe names."""
     kind = _find("density", process.density)
     return kind(**_options("density", process.density, kind, process.density_options))
@@ -223,12 +218,12 @@ def device(name: str) -> torch.device:
     return found
 
 
-def autoencoder(recipe: Recipe, where: torch.device) -> Autoencoder:
+def autoencoder(recipe: AnyRecipe, where: torch.device) -> Autoencoder:
     """The autoencoder that the recipe names, frozen, on a device."""
     return load_autoencoder(recipe.data.autoencoder, device=where)
 
 
-def encode(recipe: Recipe, autoencoder: Autoencoder) -> Encode | None:
+def encode(recipe: AnyRecipe, autoencoder: Autoencoder) -> Encode | None:
     """What brings the recipe's training batches to latent space; None in pixel space."""
     if recipe.data.autoencoder is None:
         return None

@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import runpy
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 
 import tyro
 import yaml
@@ -15,7 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from ditkit.base.errors import UserError, nearest
-from ditkit.train.settings import STRICT, BelowOne, Positive, TrainSettings
+from ditkit.train.settings import STRICT, BelowOne, LoopSettings, Positive, TrainSettings
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -68,25 +68,31 @@ class Model:
 
 
 @dataclass(frozen=True, config=STRICT)
-class Process:
-    """Path, prediction and objective."""
+class Noising:
+    """How images are noised in training."""
 
     path: str = "ddpm_linear"
     """Name of a path: ddpm_linear, cosine, scaled_linear, vp, sub_vp, ve, edm, linear, gvp."""
     path_options: dict[str, float] = dataclasses.field(default_factory=dict)
     """Options of the path, such as steps 1000."""
+    density: str = "uniform"
+    """Name of the density of training times: uniform, logit_normal, mode, cosmap, loss_history, ..."""
+    density_options: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Options of the density, such as mean 0 or std 1."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class Process(Noising):
+    """Path, prediction and objective."""
+
     prediction: str = "eps"
     """What the network predicts: eps, x0, v, velocity, score, edm."""
     prediction_options: dict[str, float] = dataclasses.field(default_factory=dict)
     """Options of the prediction, such as sigma_data 0.5."""
-    density: str = "uniform"
-    """Name of the density of training times: uniform, logit_normal, mode, cosmap, log_normal_sigma, ..."""
-    density_options: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Options of the density, such as mean 0 or std 1."""
     learned_variance: bool = False
     """Learn the reverse variance too (twice the output channels)."""
     objective: str = "simple"
-    """Name of an objective: simple, hybrid (for learned variance), vlb, stf."""
+    """Name of an objective: simple, hybrid (for learned variance), vlb, stf, knn, direction."""
     objective_options: dict[str, str | float] = dataclasses.field(default_factory=dict)
     """Options of the objective, such as weight min_snr or vb_weight 1."""
 
@@ -137,6 +143,9 @@ class Measuring:
 class Recipe:
     """A run: data, model, process, training, sampling, measuring."""
 
+    kind: ClassVar[str] = "denoiser"
+    """What is trained; written first in a run's recipe.yaml, which means a denoiser where it says nothing."""
+
     data: Data = dataclasses.field(default_factory=Data)
     model: Model = dataclasses.field(default_factory=Model)
     process: Process = dataclasses.field(default_factory=Process)
@@ -147,22 +156,77 @@ class Recipe:
     """Seed of everything that is drawn in training."""
 
 
-_ADAPTER = TypeAdapter(Recipe)
+class AnyRecipe(Protocol):
+    """A pydantic dataclass that describes a run of its kind: what all kinds have."""
+
+    kind: ClassVar[str]
+
+    @property
+    def data(self) -> Data:
+        """The images to learn from."""
+        ...
+
+    @property
+    def train(self) -> LoopSettings:
+        """How the network is trained."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Seed of everything that is drawn in training."""
+        ...
 
 
-def to_yaml(recipe: Recipe) -> str:
+R = TypeVar("R", bound=AnyRecipe)
+
+
+def to_yaml(recipe: AnyRecipe) -> str:
     """The recipe as YAML, every leaf written out."""
-    return yaml.safe_dump(_ADAPTER.dump_python(recipe, mode="json"), sort_keys=False)
+    leaves = TypeAdapter(type(recipe)).dump_python(recipe, mode="json")
+    return yaml.safe_dump({"kind": recipe.kind, **leaves}, sort_keys=False)
 
 
-def from_yaml(text: str, origin: object) -> Recipe:
-    """Reads what to_yaml wrote. UserError on an unknown key (naming the nearest), a wrong type or value."""
+def kind_of(text: str, origin: object) -> str:
+    """The kind of run that a recipe in YAML describes. UserError where it is not YAML."""
+    read = _read(text, origin)
+    return str(read.get("kind", Recipe.kind)) if isinstance(read, dict) else Recipe.kind
+
+
+def from_yaml(text: str, origin: object, recipe: type[R] = Recipe) -> R:
+    """Reads what to_yaml wrote. UserError on an unknown key (naming the nearest), a wrong type or value, and where it
+    describes a run of another kind than ``recipe``.
+    """
+    kind, leaves = kind_of(text, origin), _read(text, origin)
+    if kind != recipe.kind:
+        raise UserError(f"{origin} describes a {kind}: expected a {recipe.kind}; name a run of that kind")
+    if isinstance(leaves, dict):
+        leaves = {key: value for key, value in leaves.items() if key != "kind"}
     try:
-        return _ADAPTER.validate_python(yaml.safe_load(text) or {})
-    except (yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{origin} is not YAML: {' '.join(str(error).split())}") from None
+        return TypeAdapter(recipe).validate_python(leaves)
     except ValidationError as error:
         raise UserError(f"{origin}: {explain(error)}") from None
+
+
+def _read(text: str, origin: object) -> Any:
+    try:
+        return yaml.safe_load(text) or {}
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"{origin} is not YAML: {' '.join(str(error).split())}") from None
+
+
+def adopt(recipe: AnyRecipe, wanted: type[R]) -> R:
+    """A recipe of another kind with all that this one says of it: the sections and leaves of the same names."""
+    return _narrowed(recipe, wanted)
+
+
+def _narrowed(value: Any, kind: Any) -> Any:
+    theirs = {field.name for field in dataclasses.fields(value)}
+    given = {}
+    for field in dataclasses.fields(kind):
+        if field.name in theirs:
+            leaf, part = getattr(value, field.name), field.default_factory
+            given[field.name] = _narrowed(leaf, part) if dataclasses.is_dataclass(part) else leaf
+    return kind(**given)
 
 
 def explain(error: ValidationError) -> str:
@@ -193,8 +257,11 @@ def _keys(kind: Any) -> list[str]:
     return names
 
 
-def load_recipe(name: str) -> Recipe:
-    """The recipe of a file (a .py that sets ``recipe``, or a .yaml), or a ready one by its name (digits, mnist ...)."""
+def load_recipe(name: str, wanted: type[R] = Recipe) -> R:
+    """The recipe of a file (a .py that sets ``recipe``, or a .yaml), or a ready one by its name (digits, mnist ...).
+
+    A denoiser's recipe where another kind is wanted gives what it says of that kind.
+    """
     path = Path(name)
     if not path.suffix:
         ready = ready_recipes()
@@ -206,7 +273,10 @@ def load_recipe(name: str) -> Recipe:
     if not path.is_file():
         raise UserError(f"recipe {name} does not exist: expected a .py or .yaml file, or a ready recipe's name")
     if path.suffix in (".yaml", ".yml"):
-        return from_yaml(read_text(path), path)
+        text = read_text(path)
+        if kind_of(text, path) == Recipe.kind != wanted.kind:
+            return adopt(from_yaml(text, path), wanted)
+        return from_yaml(text, path, wanted)
     try:
         recipe = runpy.run_path(str(path)).get("recipe")
     except ValidationError as error:
@@ -214,9 +284,11 @@ def load_recipe(name: str) -> Recipe:
     except (Exception, SystemExit) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"recipe {path} cannot be run ({type(error).__name__}: {reason}): mend the file") from None
+    if isinstance(recipe, wanted):
+        return recipe
     if not isinstance(recipe, Recipe):
-        raise UserError(f"recipe {path} sets no `recipe`: expected `recipe = Recipe(...)` in it")
-    return recipe
+        raise UserError(f"recipe {path} sets no `recipe`: expected `recipe = {wanted.__name__}(...)` in it")
+    return adopt(recipe, wanted)
 
 
 def ready_recipes() -> dict[str, Path]:

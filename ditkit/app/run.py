@@ -10,7 +10,7 @@ import platform
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import pydantic
 import torch
@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import ditkit
 from ditkit.app import build
-from ditkit.app.recipe import Recipe, Sampling, from_yaml, read_text, to_yaml
+from ditkit.app.recipe import R, Recipe, Sampling, from_yaml, kind_of, read_text, to_yaml
 from ditkit.base.errors import UserError, unknown
 from ditkit.base.files import alone, check_new_folder, explained, write_text
 from ditkit.base.pixels import to_uint8
@@ -32,14 +32,14 @@ from ditkit.train.settings import Positive
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class Run(Generic[R]):
     """A run's folder and its recipe.
 
     recipe.yaml, log.jsonl, checkpoints/step-NNNNNNN/, samples/, metrics.json, report.html.
     """
 
     folder: Path
-    recipe: Recipe
+    recipe: R
 
     @property
     def log(self) -> Path:
@@ -91,7 +91,7 @@ def check_new(folder: Path) -> None:
     check_new_folder(folder)
 
 
-def create(folder: Path | str, recipe: Recipe) -> Run:
+def create(folder: Path | str, recipe: R) -> Run[R]:
     """Makes a new run's folder with its recipe. UserError when there is something already."""
     folder = Path(folder)
     check_new(folder)
@@ -99,14 +99,27 @@ def create(folder: Path | str, recipe: Recipe) -> Run:
     return Run(folder, recipe)
 
 
-def open_run(folder: Path | str) -> Run:
-    """The run in a folder. UserError when it is none or its recipe has keys that this version does not know."""
+def open_run(folder: Path | str, recipe: type[R] = Recipe) -> Run[R]:
+    """The run in a folder. UserError when it is none or of another kind than ``recipe``, or when its recipe has keys
+    that this version does not know.
+    """
+    path = _recipe_file(folder)
+    return Run(path.parent, from_yaml(read_text(path), path, recipe))
+
+
+def kind_of_run(folder: Path | str) -> str:
+    """What the run in a folder trains. UserError when it is none."""
+    path = _recipe_file(folder)
+    return kind_of(read_text(path), path)
+
+
+def _recipe_file(folder: Path | str) -> Path:
     folder = Path(folder)
     path = folder / "recipe.yaml"
     if not path.is_file():
         what = "is not a run" if folder.is_dir() else "does not exist"
         raise UserError(f"run {folder} {what}: expected a folder with a recipe.yaml, as ditkit train makes it")
-    return Run(folder, from_yaml(read_text(path), path))
+    return path
 
 
 @pydantic.dataclasses.dataclass(frozen=True)
@@ -153,7 +166,7 @@ class Model:
     facts: what the data gave (see ``Facts``).
     """
 
-    run: Run
+    run: Run[Recipe]
     step: int
     facts: dict[str, Any]
     denoiser: Denoiser
@@ -220,7 +233,7 @@ class Model:
         }
 
 
-def load_model(run: Run, *, device: str | None = None, weights: str = "ema") -> Model:
+def load_model(run: Run[Recipe], *, device: str | None = None, weights: str = "ema") -> Model:
     """The model of the run's newest checkpoint, its moving average unless weights is "weights"."""
     found = open_checkpoint(checkpoint.latest(run.folder))
     where = build.device(device or run.recipe.train.device)
@@ -232,7 +245,7 @@ def load_model(run: Run, *, device: str | None = None, weights: str = "ema") -> 
     return Model(run, found.step, found.about, build.denoiser(run.recipe, net), autoencoder, where)
 
 
-def check_autoencoder(run: Run, autoencoder: Autoencoder, about: dict[str, Any]) -> None:
+def check_autoencoder(run: Run[Any], autoencoder: Autoencoder, about: dict[str, Any]) -> None:
     """Raises UserError naming both when the autoencoder is not the one that the run's checkpoint was trained with."""
     if autoencoder.identity != about["autoencoder"]:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Floor 5: a training run from its recipe: data, model, loop, log, sample grids, checkpoints."""
+"""Floor 5: a training run from its recipe: data, task, loop, log, pictures, checkpoints; alike for all kinds."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ditkit.app import build
-from ditkit.app.pictures import grid, save_png
-from ditkit.app.recipe import Recipe, to_yaml
-from ditkit.app.run import Model, Run, check_autoencoder, check_new, create, open_checkpoint, open_run
+from ditkit.app.kind import Kind, find_kind
+from ditkit.app.recipe import AnyRecipe, to_yaml
+from ditkit.app.run import Run, check_autoencoder, check_new, create, kind_of_run, open_checkpoint, open_run
 from ditkit.base.errors import UserError
 from ditkit.base.files import clear_leftovers, expanded, write_text
 from ditkit.data.images import Images, load_images
@@ -22,11 +21,8 @@ from ditkit.encoders.autoencoder import Autoencoder
 from ditkit.train import checkpoint
 from ditkit.train.trainer import Hook, Trainer, stop_on_signals
 
-GRID_ROWS = 8
-"""Samples of each class (or rows of an unconditional grid) in the pictures drawn during training."""
 
-
-def read_data(recipe: Recipe, autoencoder: Autoencoder) -> tuple[Images, dict[str, Any]]:
+def read_data(recipe: AnyRecipe, autoencoder: Autoencoder) -> tuple[Images, dict[str, Any]]:
     """The recipe's images, and the facts about them that the model and later readers need, as JSON values.
 
     input_size and channels are those of what is diffused: of the latents, or in pixel space of the images.
@@ -50,7 +46,7 @@ def read_data(recipe: Recipe, autoencoder: Autoencoder) -> tuple[Images, dict[st
     return images, facts
 
 
-def split(images: Images, recipe: Recipe) -> tuple[Images, Images | None]:
+def split(images: Images, recipe: AnyRecipe) -> tuple[Images, Images | None]:
     """What is trained on, and what is held out (None: nothing), by the recipe's share and seed."""
     if not recipe.data.heldout:
         return images, None
@@ -65,104 +61,104 @@ def check_apart(out: Path, source: str) -> None:
         raise UserError(f"--out {out} lies inside the data {source}, which it would change: choose a folder elsewhere")
 
 
-def start(recipe: Recipe, out: Path) -> str | None:
+def start(recipe: AnyRecipe, out: Path) -> str | None:
     """A new run; None when it is trained, else the signal that stopped it. Raises before any folder is made."""
     check_new(out)
     check_apart(out, recipe.data.source)
-    build.check_sampling(recipe.process, recipe.sample)
-    build.check_training(recipe.process)
-    autoencoder = build.autoencoder(recipe, build.device(recipe.train.device))
-    images, facts = read_data(recipe, autoencoder)
-    trainer = _trainer(recipe, facts, autoencoder)
+    kind = find_kind(recipe.kind)(recipe)
+    images, facts = read_data(recipe, kind.autoencoder)
     learned, _ = split(images, recipe)
+    trainer = Trainer(kind.task(facts, learned), recipe.train)
     run = create(out, recipe)
     run.append({"event": "start", "step": 0, "data": facts})
     for note in images.notes:
         run.append({"event": "data", "step": 0, "note": note})
         tqdm.write(note)
     with run.alone():
-        return _train(run, trainer, learned, facts, autoencoder)
+        return _train(run, kind, trainer, learned, facts)
 
 
 def resume(folder: Path, limits: dict[str, Any]) -> str | None:
     """Goes on with a run from its newest checkpoint; ``limits``: new values of train.steps and train.minutes."""
-    run = open_run(folder)
+    run = open_run(folder, find_kind(kind_of_run(folder)).recipe)
     with run.alone():
         for place in (run.folder, run.folder / "checkpoints", run.samples):
             clear_leftovers(place)
         return _go_on(run, limits)
 
 
-def _go_on(run: Run, limits: dict[str, Any]) -> str | None:
+def _go_on(run: Run[Any], limits: dict[str, Any]) -> str | None:
     recipe = dataclasses.replace(run.recipe, train=dataclasses.replace(run.recipe.train, **limits))
     folder, run = run.folder, Run(run.folder, recipe)
     found = open_checkpoint(checkpoint.latest(folder)) if checkpoint.steps(folder) else None
-    autoencoder = build.autoencoder(run.recipe, build.device(run.recipe.train.device))
+    kind = find_kind(recipe.kind)(recipe)
     if found:
-        check_autoencoder(run, autoencoder, found.about)
-    images, facts = read_data(run.recipe, autoencoder)
+        check_autoencoder(run, kind.autoencoder, found.about)
+    images, facts = read_data(recipe, kind.autoencoder)
     if found and found.about["fingerprint"] != facts["fingerprint"]:
         raise UserError(f"data {facts['source']!r} changed since the run began: a resumed run needs the same images")
-    trainer = _trainer(run.recipe, facts, autoencoder)
+    learned, _ = split(images, recipe)
+    trainer = Trainer(kind.task(facts, learned), recipe.train)
     if found:
-        if found.step > recipe.train.steps:
-            raise UserError(f"--train.steps {recipe.train.steps}: run {folder} is at step {found.step:,} already")
-        trainer.step, trainer.seconds = found.step, float(found.about["seconds"])
-        checkpoint.load_weights(trainer.net, found.tensors("weights"), found.folder)
-        checkpoint.load_weights(trainer.ema.net, found.tensors("ema"), found.folder)
-        checkpoint.load_optimizer(trainer.optimizer, trainer.net, found.tensors("optimizer"))
-        trainer.meter.load(found.tensors("meter"), trainer.device)
+        _restore(trainer, found)
     if limits:
         write_text(folder / "recipe.yaml", to_yaml(recipe))
     dropped = run.forget_after(trainer.step)
     note = f"resumed at step {trainer.step}" + (f"; {dropped} later log records are made anew" if dropped else "")
     run.append({"event": "resume", "step": trainer.step, "note": note})
     tqdm.write(note)
-    return _train(run, trainer, split(images, run.recipe)[0], facts, autoencoder)
+    return _train(run, kind, trainer, learned, facts)
 
 
-def _trainer(recipe: Recipe, facts: dict[str, Any], autoencoder: Autoencoder) -> Trainer:
-    where = build.device(recipe.train.device)
-    net = build.network(recipe.model, recipe.process, facts).to(where)
-    denoiser, objective = build.denoiser(recipe, net), build.objective(recipe.process)
-    times, encode = build.density(recipe.process), build.encode(recipe, autoencoder)
-    return Trainer(denoiser, objective, recipe.train, seed=recipe.seed, density=times, encode=encode)
+def _restore(trainer: Trainer, found: checkpoint.Checkpoint) -> None:
+    """Brings a new trainer to where it was when ``_save`` wrote the checkpoint."""
+    if found.step > trainer.settings.steps:
+        run = found.folder.parent.parent
+        raise UserError(f"--train.steps {trainer.settings.steps}: run {run} is at step {found.step:,} already")
+    trainer.step, trainer.seconds = found.step, float(found.about["seconds"])
+    checkpoint.load_weights(trainer.net, found.tensors("weights"), found.folder)
+    checkpoint.load_weights(trainer.ema.net, found.tensors("ema"), found.folder)
+    checkpoint.load_optimizer(trainer.optimizer, trainer.net, found.tensors("optimizer"))
+    trainer.meter.load(found.tensors("meter"), trainer.device)
+    trainer.task.load(found.tensors("task") if trainer.task.state() else {})
 
 
-def _train(run: Run, trainer: Trainer, images: Images, facts: dict[str, Any], autoencoder: Autoencoder) -> str | None:
-    recipe = run.recipe
-    settings = recipe.train
+def _save(run: Run[Any], trainer: Trainer, facts: dict[str, Any]) -> None:
+    if checkpoint.at(run.folder, trainer.step):
+        return
+    state = trainer.task.state()
+    tensors = {
+        "weights": trainer.net.state_dict(),
+        "ema": trainer.ema.net.state_dict(),
+        "optimizer": checkpoint.optimizer_tensors(trainer.optimizer, trainer.net),
+        "meter": trainer.meter.state(),
+        **({"task": state} if state else {}),
+    }
+    about = {**facts, "seconds": trainer.seconds}
+    checkpoint.save(run.folder, trainer.step, tensors, about, keep=trainer.settings.keep_checkpoints)
+
+
+def _train(run: Run[Any], kind: Kind, trainer: Trainer, images: Images, facts: dict[str, Any]) -> str | None:
+    recipe, settings = run.recipe, trainer.settings
 
     def make(step: int) -> Any:
         return batch(images, step=step, batch_size=settings.batch_size, seed=recipe.seed, flip=recipe.data.flip)
 
-    def save(trainer: Trainer) -> None:
-        if checkpoint.at(run.folder, trainer.step):
-            return
-        tensors = {
-            "weights": trainer.net.state_dict(),
-            "ema": trainer.ema.net.state_dict(),
-            "optimizer": checkpoint.optimizer_tensors(trainer.optimizer, trainer.net),
-            "meter": trainer.meter.state(),
-        }
-        about = {**facts, "seconds": trainer.seconds}
-        checkpoint.save(run.folder, trainer.step, tensors, about, keep=settings.keep_checkpoints)
-
-    hooks = [Hook(settings.checkpoint_every, save)]
-    if settings.sample_every:
-        hooks.append(Hook(settings.sample_every, lambda trainer: draw_grid(run, trainer, facts, autoencoder)))
+    shown = kind.pictures(run, facts)
+    hooks = [Hook(settings.checkpoint_every, lambda trainer: _save(run, trainer, facts)), *shown]
     _log_skipped(run, trainer.step, images)
     with stop_on_signals(trainer):
         with _logging(run) as log, contextlib.closing(prefetch(make, trainer.step)) as batches:
             trainer.run(batches, log, hooks)
-        save(trainer)
+        _save(run, trainer, facts)
         _log_skipped(run, trainer.step, images)
-        if settings.sample_every and not trainer.stopping:
-            draw_grid(run, trainer, facts, autoencoder)
+        if not trainer.stopping:
+            for picture in shown:
+                picture.call(trainer)
     return trainer.stopping
 
 
-def _log_skipped(run: Run, step: int, images: Images) -> None:
+def _log_skipped(run: Run[Any], step: int, images: Images) -> None:
     """Names the images that do not decode in the log, each once."""
     named = {r["image"] for r in run.records() if r.get("event") == "skipped"}
     for name, reason in images.skipped:
@@ -170,18 +166,8 @@ def _log_skipped(run: Run, step: int, images: Images) -> None:
             run.append({"event": "skipped", "step": step, "image": name, "reason": reason})
 
 
-def draw_grid(run: Run, trainer: Trainer, facts: dict[str, Any], autoencoder: Autoencoder) -> None:
-    """Samples of the moving average at this step, the same seeds and classes each time: samples/step-NNNNNNN.png."""
-    denoiser = dataclasses.replace(trainer.denoiser, net=trainer.ema.net)
-    model = Model(run, trainer.step, facts, denoiser, autoencoder, trainer.device)
-    columns = min(len(model.classes), 10) or GRID_ROWS
-    labels = model.labels(columns * GRID_ROWS)
-    images = model.draw(range(columns * GRID_ROWS), labels, run.recipe.sample)
-    save_png(run.samples / f"step-{trainer.step:07d}.png", grid(images, columns, background=255))
-
-
 @contextlib.contextmanager
-def _logging(run: Run) -> Any:
+def _logging(run: Run[Any]) -> Any:
     """Gives what takes the records of the log: log.jsonl, and TensorBoard where its extra is installed."""
     board = _tensorboard(run.folder)
 

@@ -18,9 +18,13 @@ class Draws:
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """A loss per sample, (B,) float32, and the parts that it is the sum of, under their names."""
+    """A loss per sample, (B,) float32, and the parts that it is the sum of, under their names.
+
+    notes: what else the log is to name, (n,) each with n <= B: of the samples that it can be said of.
+    """
 
     parts: dict[str, Tensor]
+    notes: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
     @property
     def per_sample(self) -> Tensor:
@@ -31,6 +35,10 @@ class Loss:
     def total(self) -> Tensor:
         """The mean over the batch, ()."""
         return self.per_sample.mean()
+
+    def weighed(self, weight: Tensor) -> Loss:
+        """The same loss with each sample's parts multiplied by its weight, (B,)."""
+        return Loss({name: weight * part for name, part in self.parts.items()}, self.notes)
 
 
 def mean_flat(x: Tensor) -> Tensor:

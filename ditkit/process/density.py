@@ -1,8 +1,8 @@
 """Floor 0: the densities p(t) that training times are drawn from.
 
 A density turns uniform numbers into times, so that keyed draws stay keyed: t = quantile(u). On a discrete path the
-times are those of the chain. Published systems train on their density as it is; ``Density.weight`` undoes it where the
-expectation over uniform times is wanted, as with LossHistory.
+times are those of the chain. Published systems train on their density as it is (``loss_weight`` is 1); where the
+expectation over uniform times is wanted, as with LossHistory, ``weight`` undoes it.
 """
 
 from __future__ import annotations
@@ -46,6 +46,20 @@ class Density(ABC):
     def weight(self, t: Tensor, path: Path) -> Tensor:
         """1 / p(t), (B,): makes the mean of a loss over the drawn times an unbiased one over uniform times."""
         return 1 / self.pdf(t, path)
+
+    def loss_weight(self, t: Tensor, path: Path) -> Tensor:
+        """What training multiplies the losses of times t (B,) by, (B,): 1, the density itself being what is wanted."""
+        return torch.ones_like(t)
+
+    def update(self, t: Tensor, losses: Tensor) -> None:  # noqa: B027
+        """Learns from the unweighted losses (B,) of the times t (B,); a density without a history does not."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a resumed run needs; a density without a history needs nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:  # noqa: B027
+        """Undoes ``state_dict``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +190,7 @@ class Shifted(Density):
 class LossHistory(Density):
     """Importance by loss history: p ~ sqrt(E[L_t^2]) over each bin's latest losses (Nichol & Dhariwal 2021, eq. 18).
 
-    Uniform until every bin has ``memory`` losses. Call ``update`` after each step and weigh the loss by ``weight``.
+    Uniform until every bin has ``memory`` losses. Losses are weighed by 1 / p, so that what is learned stays the same.
     bins: equal parts of [0, 1]; for a discrete path its number of steps. uniform: the share of uniform draws kept.
     """
 
@@ -207,6 +221,10 @@ class LossHistory(Density):
         k = torch.searchsorted(above, u.cpu(), right=True).clamp(max=len(above) - 1)
         below = torch.cat([above.new_zeros(1), above])[k]
         return ((k + (u.cpu() - below) / (above[k] - below)) / len(above)).to(u.device)
+
+    def loss_weight(self, t: Tensor, path: Path) -> Tensor:
+        """1 / p(t): the loss is that of uniform times, with less variance."""
+        return self.weight(t, path)
 
     def pdf(self, t: Tensor, path: Path) -> Tensor:
         return (self.shares[self._bins(t)] * len(self.counts)).to(t.device)

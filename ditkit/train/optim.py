@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ditkit.train.settings import TrainSettings
+from ditkit.train.settings import LoopSettings
 
 
-def adamw(net: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
+def adamw(net: nn.Module, settings: LoopSettings) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter 2019) over the trainable parameters of net, fused where the device can."""
     parameters = [p for p in net.parameters() if p.requires_grad]
     fused = parameters[0].device.type in ("cpu", "cuda")
@@ -17,7 +17,7 @@ def adamw(net: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
     )
 
 
-def learning_rate(settings: TrainSettings, step: int, progress: float = 0.0) -> float:
+def learning_rate(settings: LoopSettings, step: int, progress: float = 0.0) -> float:
     """The learning rate of a step (0, 1, ...): rises over ``warmup`` steps, constant, falls over the ``cooldown``.
 
     progress: the share of the training that is done, 0 to 1.

@@ -16,8 +16,8 @@ BelowOne = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True, config=STRICT)
-class TrainSettings:
-    """How a network is trained."""
+class LoopSettings:
+    """How any network is trained."""
 
     steps: Positive = 100_000
     """Optimiser steps in all."""
@@ -41,8 +41,6 @@ class TrainSettings:
     """Largest gradient norm; None: no clipping."""
     ema_decay: Probability = 0.9999
     """Decay of the exponential moving average of the weights (reached gradually in the first steps)."""
-    label_dropout: Probability = 0.1
-    """Share of the samples that train the learned null, for classifier-free guidance."""
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
     """The dtype of the network's matrix products; weights, loss, optimiser and EMA stay float32. auto: bfloat16 on a
     device that computes in it natively, else float32."""
@@ -52,9 +50,17 @@ class TrainSettings:
     """auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
     log_every: Positive = 20
     """Steps between lines of log.jsonl."""
-    sample_every: Positive | None = 5_000
-    """Steps between sample grids; None: none."""
     checkpoint_every: Positive = 5_000
     """Steps between checkpoints."""
     keep_checkpoints: Positive = 2
     """How many of the newest checkpoints stay."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class TrainSettings(LoopSettings):
+    """How a denoiser is trained."""
+
+    label_dropout: Probability = 0.1
+    """Share of the samples that train the learned null, for classifier-free guidance."""
+    sample_every: Positive | None = 5_000
+    """Steps between sample grids; None: none."""

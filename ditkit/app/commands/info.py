@@ -42,47 +42,52 @@ def main(args: Sequence[str]) -> int:
 
 
 def _run(folder: Path, step: Path | None, show_recipe: bool) -> int:
-    from ditkit.app import build
+    from ditkit.app.kind import find_kind
     from ditkit.app.recipe import to_yaml
-    from ditkit.app.run import open_checkpoint, open_run
+    from ditkit.app.run import kind_of_run, open_checkpoint, open_run
     from ditkit.train import checkpoint
 
-    run = open_run(folder)
+    kind = find_kind(kind_of_run(folder))
+    run = open_run(folder, kind.recipe)
     found = open_checkpoint(step or checkpoint.latest(folder))
     facts = found.about
-    net = build.network(run.recipe.model, run.recipe.process, facts)
     channels, height, width = facts["image_shape"]
     names = facts["classes"]
-    rows: dict[str, Any] = {"run": folder, "checkpoint": found.folder.name, "step": f"{found.step:,}"}
+    rows: dict[str, Any] = {
+        "run": folder,
+        "kind": kind.name,
+        "checkpoint": found.folder.name,
+        "step": f"{found.step:,}",
+    }
     rows |= {"trained for": f"{facts['seconds'] / 60:.1f} min"}
     rows |= {"data": f"{facts['source']} ({facts['images']:,} images of {height}x{width}x{channels})"}
     rows |= {"diffused in": facts["autoencoder"]}
     rows |= {
         "classes": f"{len(names)} ({', '.join(names[:10])}{', ...' if len(names) > 10 else ''})" if names else "none"
     }
-    _print(rows | _cost(net))
+    _print(rows | _cost(kind.network(run.recipe, facts), *kind.example(run.recipe, facts)))
     if show_recipe:
         print("\nrecipe:\n" + "".join(f"  {line}\n" for line in to_yaml(run.recipe).splitlines()), end="")
     return 0
 
 
-def _cost(net: Any) -> dict[str, Any]:
-    import torch
-
-    from ditkit.condition import Condition
+def _cost(net: Any, *inputs: Any) -> dict[str, Any]:
     from ditkit.nn.cost import cost
 
-    x = torch.zeros(1, net.in_channels, *net.input_size)
-    label = torch.zeros(1, dtype=torch.int64) if net.num_classes else None
-    said = cost(net, x, torch.zeros(1), Condition(label=label))
-    return {
+    said = cost(net, *inputs)
+    rows = {
         "parameters": f"{said.parameters:,}",
         "multiply-adds": f"{said.multiply_adds / 1e9:.4f} G per image and network call",
-        "tokens": f"{net.grid[0] * net.grid[1]} ({net.grid[0]}x{net.grid[1]})",
     }
+    if hasattr(net, "grid"):
+        rows["tokens"] = f"{net.grid[0] * net.grid[1]} ({net.grid[0]}x{net.grid[1]})"
+    return rows
 
 
 def _foreign(options: Options) -> int:
+    import torch
+
+    from ditkit.condition import Condition
     from ditkit.convert import load_dit, recognise
     from ditkit.convert.files import read_state
 
@@ -90,7 +95,9 @@ def _foreign(options: Options) -> int:
     state = read_state(options.what)
     layout = recognise(state)
     net = load_dit(state, **{k: v for k, v in known.items() if v is not None})
-    _print({"file": options.what, "layout": layout.name, "tensors": len(state)} | _cost(net))
+    label = torch.zeros(1, dtype=torch.int64) if net.num_classes else None
+    one = (torch.zeros(1, net.in_channels, *net.input_size), torch.zeros(1), Condition(label=label))
+    _print({"file": options.what, "layout": layout.name, "tensors": len(state)} | _cost(net, *one))
     return 0
 
 

@@ -1,0 +1,61 @@
+"""Floor 5: what one kind of run (of a denoiser, of a classifier) adds to what all training has in common."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Protocol
+
+from torch import nn
+
+from ditkit.app.run import Run
+from ditkit.base import registry
+from ditkit.data.images import Images
+from ditkit.encoders.autoencoder import Autoencoder
+from ditkit.train.task import Task
+from ditkit.train.trainer import Hook
+
+
+class Kind(Protocol):
+    """From a recipe to what is trained. A new kind of run is a class in a file of ditkit/app/kinds.
+
+    name: stands in the run's recipe.yaml. recipe: the class of its recipes; recipe.kind is the name.
+    autoencoder: what images become before they are trained on; that of pixel space changes nothing.
+    facts: what the data gave (see ``ditkit.app.run.Facts``).
+    """
+
+    name: ClassVar[str]
+    recipe: ClassVar[type[Any]]
+
+    def __init__(self, recipe: Any) -> None:
+        """Raises UserError for a recipe that has no meaning: before the data are read."""
+        ...
+
+    @property
+    def autoencoder(self) -> Autoencoder: ...
+
+    @staticmethod
+    def network(recipe: Any, facts: dict[str, Any]) -> nn.Module:
+        """The recipe's network for data of these facts, on the CPU, with its initial weights."""
+        ...
+
+    @staticmethod
+    def example(recipe: Any, facts: dict[str, Any]) -> tuple[Any, ...]:
+        """Inputs of the network for one image, by which its cost is counted."""
+        ...
+
+    def task(self, facts: dict[str, Any], images: Images) -> Task[Any]:
+        """What is learned from the images, on the recipe's device. Raises UserError where they do not allow it."""
+        ...
+
+    def pictures(self, run: Run[Any], facts: dict[str, Any]) -> list[Hook]:
+        """What is drawn while it trains, and once more at its end."""
+        ...
+
+
+def is_kind(value: Any) -> bool:
+    """Whether a value is a kind of run."""
+    return isinstance(value, type) and value is not Kind and hasattr(value, "pictures")
+
+
+def find_kind(name: str) -> type[Kind]:
+    """The kind of run of this name. UserError when there is none."""
+    return registry.find("kind of run", "ditkit.app.kinds", is_kind, name)

@@ -1,0 +1,72 @@
+"""Floor 5: runs of denoisers: ditkit train."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import nn
+
+from ditkit.app import build
+from ditkit.app.pictures import grid, save_png
+from ditkit.app.recipe import Recipe
+from ditkit.app.run import Model, Run
+from ditkit.condition import Condition
+from ditkit.data.images import Images
+from ditkit.train.denoising import Denoising
+from ditkit.train.trainer import Hook, Trainer
+
+GRID_ROWS = 8
+"""Samples of each class (or rows of an unconditional grid) in the pictures drawn during training."""
+
+
+class DenoiserRuns:
+    """See ``Kind``: a backbone learns to denoise, under the recipe's process."""
+
+    name = Recipe.kind
+    recipe = Recipe
+
+    def __init__(self, recipe: Recipe) -> None:
+        """Raises UserError for a process that cannot be trained, and sampling settings that cannot be drawn with."""
+        build.check_sampling(recipe.process, recipe.sample)
+        build.check_training(recipe.process)
+        self.settings, self.device = recipe, build.device(recipe.train.device)
+        self.autoencoder = build.autoencoder(recipe, self.device)
+
+    @staticmethod
+    def network(recipe: Recipe, facts: dict[str, Any]) -> nn.Module:
+        """See ``Kind``."""
+        return build.network(recipe.model, recipe.process, facts)
+
+    @staticmethod
+    def example(recipe: Recipe, facts: dict[str, Any]) -> tuple[Any, ...]:
+        """See ``Kind``."""
+        label = torch.zeros(1, dtype=torch.int64) if facts["classes"] else None
+        return torch.zeros(1, facts["channels"], *facts["input_size"]), torch.zeros(1), Condition(label=label)
+
+    def task(self, facts: dict[str, Any], images: Images) -> Denoising:
+        """See ``Kind``."""
+        recipe = self.settings
+        denoiser = build.denoiser(recipe, self.network(recipe, facts).to(self.device))
+        return Denoising(
+            denoiser,
+            build.objective(recipe.process),
+            recipe.seed,
+            label_dropout=recipe.train.label_dropout,
+            density=build.density(recipe.process),
+            encode=build.encode(recipe, self.autoencoder),
+        )
+
+    def pictures(self, run: Run[Recipe], facts: dict[str, Any]) -> list[Hook]:
+        """Samples of the moving average, the same seeds and classes each time: samples/step-NNNNNNN.png."""
+        every = self.settings.train.sample_every
+        return [Hook(every, lambda trainer: self._draw(run, trainer, facts))] if every else []
+
+    def _draw(self, run: Run[Recipe], trainer: Trainer[Denoising], facts: dict[str, Any]) -> None:
+        denoiser = dataclasses.replace(trainer.task.denoiser, net=trainer.ema.net)
+        model = Model(run, trainer.step, facts, denoiser, self.autoencoder, trainer.device)
+        columns = min(len(model.classes), 10) or GRID_ROWS
+        labels = model.labels(columns * GRID_ROWS)
+        images = model.draw(range(columns * GRID_ROWS), labels, run.recipe.sample)
+        save_png(run.samples / f"step-{trainer.step:07d}.png", grid(images, columns, background=255))
