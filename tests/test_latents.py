@@ -8,8 +8,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +31,7 @@ from ditkit.data.images import load_images
 from ditkit.data.latents import LatentStore, open_latents
 from ditkit.data.source import open_source
 from ditkit.encoders.autoencoder import AutoencoderKL, encode_keyed
-from tests.running import TINY, Said, Trial, ditkit, environment, losses, made
+from tests.running import TINY, Said, Trial, ditkit, losses, made
 from tests.test_autoencoder import tiny, write
 
 PLAIN = {"widths": (8, 16), "channels": 1, "scale": 0.7, "shift": 0.2}
@@ -117,14 +115,14 @@ def test_batches_are_those_of_encoding_on_the_fly(flip: bool, whole: Path, pets:
     stored_rows = open_latents(opened, reading.published(opened.manifest))
     for step in (0, 7, 8, 31):  # 7: across two epochs
         how = {"step": step, "batch_size": 17, "seed": 3, "flip": flip}
-        fly, kept = loader.batch(images, **how), reading.batch(stored_rows, **how)
+        fly, kept = loader.batch(images, **how), loader.batch(stored_rows, **how)
         assert torch.equal(fly.index, kept.index)
         assert fly.condition.label is not None
         assert kept.condition.label is not None
         assert torch.equal(fly.condition.label, kept.condition.label)
         torch.testing.assert_close(kept.x0, encode_keyed(net, fly.x0, 3, step), atol=1e-5, rtol=1e-5)
-    again = reading.batch(stored_rows, step=40, batch_size=120, seed=3).x0
-    assert not torch.allclose(again, reading.batch(stored_rows, step=41, batch_size=120, seed=3).x0)
+    again = loader.batch(stored_rows, step=40, batch_size=120, seed=3).x0
+    assert not torch.allclose(again, loader.batch(stored_rows, step=41, batch_size=120, seed=3).x0)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 1e-2), ("float16", 1e-3)])
@@ -246,7 +244,7 @@ def test_measured_statistics_whiten(whole: Path, pets: Path, tmp_path: Path) -> 
     assert "normalise: measured" in (tmp_path / "r" / "recipe.yaml").read_text()
     opened = LatentStore(whole)
     rows = open_latents(opened, reading.measured(opened.manifest))
-    parts = [rows.draw(torch.arange(120), torch.full((120,), i % 2 == 0), torch.randn(120, 4, 4, 4)) for i in range(20)]
+    parts = [rows.draw(torch.arange(120), torch.full((120,), i % 2 == 0), 0, i) for i in range(20)]
     drawn = torch.cat(parts)
     torch.testing.assert_close(drawn.mean((0, 2, 3)), torch.zeros(4), atol=0.03, rtol=0)
     torch.testing.assert_close(drawn.std((0, 2, 3)), torch.ones(4), atol=0.03, rtol=0)
@@ -292,10 +290,7 @@ def load_manifest_source(folder: Path) -> str:
 
 
 def test_several_processes_write_the_same(whole: Path, pets: Path, vae: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ditkit.app.cli", "encode", "--data", pets, "--autoencoder", vae]
-    command += ["--out", tmp_path / "s", "--device", "cpu", "--shard", "16", "--workers", "2"]
-    done = subprocess.run([str(word) for word in command], env=environment(), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    made(encoded(pets, vae, tmp_path / "s", "--workers", 2))
     assert contents(tmp_path / "s") == contents(whole)
 
 
@@ -444,7 +439,8 @@ DAMAGE = {
     "version": (_manifest(lambda m: m["plan"].update(format="ditkit-latents-9")), ["'ditkit-latents-9'", "reads"]),
     "a key less": (_manifest(lambda m: m["plan"].pop("dtype")), ["plan.dtype", "is damaged"]),
     "a key more": (_manifest(lambda m: m.update(more=1)), ["more", "is damaged"]),
-    "rows": (_manifest(lambda m: m.update(rows=[1] * 8)), ["rows", "is damaged"]),
+    "other rows": (_manifest(lambda m: m.update(rows=[1] * 8)), ["shard-00000", "is damaged", "(16, 2, 4, 4, 4)"]),
+    "fewer rows": (_manifest(lambda m: m.update(rows=[16])), ["manifest.json", "rows", "is damaged"]),
 }
 
 

@@ -13,11 +13,12 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 
 from ditkit.app.recipe import AnyRecipe, Model, Noising, Process, Recipe, Sampling
+from ditkit.app.stored import autoencoder_of
 from ditkit.backbones.output import Output
 from ditkit.base import registry
 from ditkit.base.errors import UserError, unknown
 from ditkit.condition import Condition
-from ditkit.convert.autoencoder import load_autoencoder
+from ditkit.data.store import is_store
 from ditkit.encoders.autoencoder import Autoencoder, encode_keyed
 from ditkit.guidance import ClassifierFree, Interval
 from ditkit.objectives.loss import Draws
@@ -219,13 +220,13 @@ def device(name: str) -> torch.device:
 
 
 def autoencoder(recipe: AnyRecipe, where: torch.device) -> Autoencoder:
-    """The autoencoder that the recipe names, frozen, on a device."""
-    return load_autoencoder(recipe.data.autoencoder, device=where)
+    """The autoencoder that the recipe names, or that its latent store brings, frozen, on a device."""
+    return autoencoder_of(recipe.data, where)
 
 
 def encode(recipe: AnyRecipe, autoencoder: Autoencoder) -> Encode | None:
-    """What brings the recipe's training batches to latent space; None in pixel space."""
-    if recipe.data.autoencoder is None:
+    """What brings the recipe's training batches to latent space; None in pixel space, and where they are latents."""
+    if recipe.data.autoencoder is None or is_store(recipe.data.source):
         return None
     return lambda pixels, step: encode_keyed(autoencoder, pixels, recipe.seed, step)
 

@@ -129,7 +129,7 @@ def read_latents(data: Data) -> tuple[Latents, dict[str, Any]]:
 def read_images(data: Data) -> Images:
     """The images of a recipe's data; of a store, those that it was made from."""
     if not is_store(data.source):
-        return load_images(open_source(data.source), size=data.size, channels=data.channels)
+        return _without_classes(load_images(open_source(data.source), size=data.size, channels=data.channels), data)
     plan = LatentStore(data.source).plan
     made = plan.preprocessing
     source = open_source(plan.source.spec)
@@ -138,4 +138,10 @@ def read_images(data: Data) -> Images:
             f"data {plan.source.spec!r} changed since the latent store {data.source} was made from it: put the same "
             "images there, or encode them anew"
         )
-    return load_images(source, size=made.size, channels=made.channels)
+    return _without_classes(load_images(source, size=made.size, channels=made.channels), data)
+
+
+def _without_classes(images: Images, data: Data) -> Images:
+    if not data.classes:
+        images.labels, images.classes = None, ()
+    return images

@@ -20,9 +20,7 @@ from tqdm import tqdm
 from ditkit.base import rng
 from ditkit.base.errors import UserError
 from ditkit.base.files import expanded
-from ditkit.condition import Condition
 from ditkit.data import store as files
-from ditkit.data.loader import Batch, drawn
 from ditkit.data.store import Manifest, Plan
 from ditkit.encoders.autoencoder import per_channel, whitened_identity
 
@@ -103,15 +101,18 @@ class LatentStore:
             for name, file in self.manifest.files.items():
                 files.check_sum(self.folder, name, file)
                 bar.update(file.bytes)
+        self.column("index")
 
     def shard(self, number: int) -> dict[str, Tensor]:
         """The tensors of a shard, mapped: only what is read of them takes memory."""
         if number not in self._shards:
             path = self.folder / files.shard_name(number)
             try:
-                self._shards[number] = load_file(path)
+                tensors = load_file(path)
             except (OSError, SafetensorError) as error:
                 raise UserError(f"latent store file {path} cannot be read ({error}): copy it anew") from None
+            files.check_shard(path, self.plan, self.manifest.rows[number], tensors)
+            self._shards[number] = tensors
         return self._shards[number]
 
     def column(self, name: str) -> Tensor:
@@ -144,7 +145,7 @@ class LatentStore:
 
 @dataclasses.dataclass
 class Latents:
-    """Rows of a store as a data set for training; like ``ditkit.data.images.Images``, but of latents.
+    """Rows of a store as a data set for training; see ``ditkit.data.images.Examples``.
 
     rows: (N,) int64, into the store. labels: (N,) int64, or None without classes. classes: (K,) names.
     indices: (N,) int64, the place of each row in the images' source.
@@ -188,9 +189,12 @@ class Latents:
         """The captions of some of its rows."""
         return [self.store.caption(int(self.rows[row])) for row in rows]
 
-    def draw(self, index: Tensor, mirrored: Tensor, noise: Tensor) -> Tensor:
-        """Normalised latents (B, c, h, w) float32 of rows (B,), mirrored or not (B,), with posterior noise."""
-        mean, std = self.store.posterior(self.rows[index], mirrored)
+    def draw(self, rows: Tensor, mirrored: Tensor, seed: int, step: int) -> Tensor:
+        """Normalised latents (B, c, h, w) float32 of rows (B,), drawn from the posterior of the image, or where
+        ``mirrored`` (B,) of its mirror image, with the noise of ``ditkit.encoders.autoencoder.encode_keyed``.
+        """
+        noise = torch.randn((len(rows), *self.shape), generator=rng.generator(seed, "posterior", step))
+        mean, std = self.store.posterior(self.rows[rows], mirrored)
         return self.normalisation(mean + std * noise)
 
 
@@ -199,16 +203,3 @@ def open_latents(store: LatentStore, normalisation: Normalisation) -> Latents:
     labels = store.column("label") if store.plan.labels else None
     rows, indices = torch.arange(len(store)), store.column("index")
     return Latents(store, normalisation, rows, labels, store.plan.classes, indices)
-
-
-def batch(latents: Latents, *, step: int, batch_size: int, seed: int, flip: bool = False) -> Batch:
-    """Batch ``step`` of the same images, flips and posterior noise as encoding them in training would give.
-
-    See ``ditkit.data.loader.batch`` for the order and ``ditkit.encoders.autoencoder.encode_keyed`` for the noise;
-    x0 is float32 (B, c, h, w).
-    """
-    index, mirrored = drawn(len(latents), step=step, batch_size=batch_size, seed=seed)
-    noise = torch.randn((batch_size, *latents.shape), generator=rng.generator(seed, "posterior", step))
-    x0 = latents.draw(index, mirrored & flip, noise)
-    label = None if latents.labels is None else latents.labels[index]
-    return Batch(x0, Condition(label=label), index)

@@ -15,23 +15,24 @@ from torch import Tensor
 
 from ditkit.base import rng
 from ditkit.base.errors import UserError
-from ditkit.base.pixels import from_uint8
 from ditkit.condition import Condition
-from ditkit.data.images import Images
+from ditkit.data.images import Examples
 
 T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """x0: float32 (B, C, H, W) in [-1, 1]. condition: labels (B,) or nothing. index: int64 (B,), rows of the set."""
+    """x0: float32 (B, C, H, W), pixels in [-1, 1] or latents.
+
+    condition: labels (B,) or nothing. index: int64 (B,), rows of the set."""
 
     x0: Tensor
     condition: Condition
     index: Tensor
 
 
-def batch(images: Images, *, step: int, batch_size: int, seed: int, flip: bool = False) -> Batch:
+def batch(images: Examples, *, step: int, batch_size: int, seed: int, flip: bool = False) -> Batch:
     """Batch ``step`` (from 0) of an endless sequence that shows each image once an epoch, in a new order each.
 
     The epochs follow each other without a gap and are cut into batches, so that a batch may span two. It depends on
@@ -39,9 +40,7 @@ def batch(images: Images, *, step: int, batch_size: int, seed: int, flip: bool =
     right, drawn anew each epoch.
     """
     index, mirrored = drawn(len(images), step=step, batch_size=batch_size, seed=seed)
-    x0 = from_uint8(images.get(index))  # BCHW
-    if flip:
-        x0 = torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)
+    x0 = images.draw(index, mirrored & flip, seed, step)  # BCHW
     label = None if images.labels is None else images.labels[index]
     return Batch(x0, Condition(label=label), index)
 
@@ -89,7 +88,7 @@ def prefetch(make: Callable[[int], T], start: int = 0, stop: int | None = None, 
         pool.shutdown(cancel_futures=True)
 
 
-def split_heldout(images: Images, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+def split_heldout(images: Examples, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Rows to learn from and rows held out, int64, both ascending: ``fraction`` of each class, at least one.
 
     Each class keeps at least one on either side. Depends on (seed, labels) alone. Raises UserError for a fraction

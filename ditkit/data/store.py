@@ -295,12 +295,30 @@ def _statistics(plan: Plan, records: Sequence[Record]) -> Statistics:
 
 def check_sizes(store: Path, manifest: Manifest) -> None:
     """Raises UserError for a file that is missing or has another size than the manifest says. Reads no content."""
+    if len(manifest.rows) != manifest.plan.shards:
+        raise UserError(
+            f"latent store file {store / MANIFEST} is damaged ({len(manifest.rows)} entries in rows, expected "
+            f"{manifest.plan.shards}): {_REMEDY}"
+        )
     for name, file in manifest.files.items():
         path = store / name
         size = path.stat().st_size if path.is_file() else None
         if size != file.bytes:
             found = "is missing" if size is None else f"has {size:,} bytes, expected {file.bytes:,}"
             raise UserError(f"latent store file {path} {found}: {_REMEDY}")
+
+
+def check_shard(path: Path, plan: Plan, rows: int, tensors: dict[str, Tensor]) -> None:
+    """Raises UserError where a shard's tensors are not those of the plan, or of other rows than the manifest says."""
+    wanted = dict.fromkeys(("mean", "std"), (rows, 2, *plan.shape)) | {"index": (rows,)}
+    if plan.labels:
+        wanted["label"] = (rows,)
+    if plan.captions:
+        wanted["caption.end"] = (rows,)
+    for name, shape in wanted.items():
+        found = tuple(tensors[name].shape) if name in tensors else None
+        if found != shape:
+            raise UserError(f"latent store file {path} is damaged ({name} is {found}, expected {shape}): {_REMEDY}")
 
 
 def check_sum(store: Path, name: str, file: File) -> None:
