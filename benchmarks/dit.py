@@ -94,7 +94,6 @@ def measure(given: argparse.Namespace, device: torch.device) -> list[Row]:
     facts = {"input_size": [given.size] * 2, "channels": given.channels, "classes": [*range(CLASSES)]}
     net = build.network(recipe.model, recipe.process, facts).to(device)
     denoiser = build.denoiser(recipe, net)
-    task = Denoising(denoiser, build.objective(recipe.process), 0, label_dropout=recipe.train.label_dropout)
     shape = (given.channels, given.size, given.size)
     label = torch.arange(given.batch) % CLASSES
     x0 = torch.randn(given.batch, *shape, generator=generator(0, "benchmark images"))

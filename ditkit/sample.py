@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,11 +12,12 @@ from tqdm import tqdm
 from ditkit.base import rng
 from ditkit.base.errors import UserError
 from ditkit.condition import Condition
-from ditkit.process.denoiser import Denoise, Denoiser
+from ditkit.process.denoiser import Conditional, Denoise
 from ditkit.process.path import over
 from ditkit.solvers.state import State
 
-Guide = Callable[[Denoiser], Denoise]
+Guide = Callable[[Any], Denoise]
+"""From the model under its condition to the denoiser that the solver sees."""
 Solver = Callable[..., Iterator[State]]
 
 ROWS = 8
@@ -24,7 +26,7 @@ differs in the last bit, and the same seed would not give the same image to the 
 
 
 def trajectory(
-    denoiser: Denoiser,
+    denoiser: Conditional,
     condition: Condition,
     seeds: Sequence[int],
     shape: tuple[int, ...],
@@ -54,7 +56,7 @@ def trajectory(
 
 @torch.inference_mode()
 def sample(
-    denoiser: Denoiser,
+    denoiser: Conditional,
     condition: Condition,
     seeds: Sequence[int],
     shape: tuple[int, ...],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 from typing import Any
 
@@ -16,8 +17,8 @@ from ditkit.base.errors import UserError
 from ditkit.condition import NULL_LABEL, Condition
 from ditkit.objectives.loss import Draws
 from ditkit.objectives.matching import simple
-from ditkit.objectives.neighbours import BruteForce, Faiss, Index
-from ditkit.objectives.targets import KNN, KNNDenoiser, neighbours_mean, posterior_mean, stf
+from ditkit.objectives.neighbours import BruteForce, Faiss, Index, References
+from ditkit.objectives.targets import KNNDenoiser, knn, neighbours_mean, posterior_mean, stf
 from ditkit.process.continuous import VP, Linear
 from ditkit.process.denoiser import Denoiser
 from ditkit.process.density import Uniform
@@ -256,14 +257,14 @@ def test_references_are_of_the_samples_own_class():
 @pytest.mark.parametrize("row", PREDICTIONS.values(), ids=PREDICTIONS)
 def test_the_perfect_network_of_a_data_set_has_no_loss_against_its_neighbours(path: Path, row: Prediction):
     x0, draws = batch(path)
-    ideal = KNNDenoiser(path, BruteForce(x0), k=6)
+    ideal = KNNDenoiser(path, References.among(x0), k=6)
 
     def net(x: Tensor, time: Tensor, condition: Condition) -> Output:
         x_t = path.mix(x0, draws.eps, draws.t)
         said = ideal(x_t, draws.t)
         return Output(row.target(path, said.x0, said.eps, draws.t), {})
 
-    found = KNN(BruteForce(x0), k=6)(Denoiser(net, path, row), x0, draws).per_sample
+    found = knn(Denoiser(net, path, row), x0, draws, references=References.among(x0), k=6).per_sample
     scale = simple(network(path, row), x0, draws).per_sample
     assert bool((found < 1e-9 * (1 + scale)).all())
 
@@ -271,7 +272,8 @@ def test_the_perfect_network_of_a_data_set_has_no_loss_against_its_neighbours(pa
 def test_the_draws_of_a_target_are_keyed_by_the_sample():
     x0, draws = batch(VP())
     data = normal(40, 1, 2, 2, index=7)
-    objective, denoiser = KNN(BruteForce(data), k=2, n=3), network(VP(), Eps())
+    objective = functools.partial(knn, references=References.among(data), k=2, n=3)
+    denoiser = network(VP(), Eps())
     whole = objective(denoiser, x0, draws).per_sample
     assert torch.equal(objective(denoiser, x0, draws).per_sample, whole)
     half = objective(denoiser, x0[3:], Draws(draws.t[3:], draws.eps[3:])).per_sample
@@ -286,11 +288,27 @@ def test_the_draws_of_a_target_are_keyed_by_the_sample():
 def test_what_neighbours_cannot_do_is_refused():
     x0, draws = batch(VP())
     with pytest.raises(UserError, match="k 7: expected 1 to 6"):
-        KNN(BruteForce(x0), k=7)
+        knn(network(VP(), Eps()), x0, draws, references=References.among(x0), k=7)
+    with pytest.raises(UserError, match="k 4: expected 1 to 3"):
+        References.among(x0, torch.tensor([0, 0, 0, 1, 1, 1]), 2).check(4)
     with pytest.raises(UserError, match="k 7: expected 1 to 6"):
-        KNNDenoiser(VP(), BruteForce(x0), k=7)
-    with pytest.raises(UserError, match="classes"):
-        KNN(BruteForce(x0), k=2)(network(VP(), Eps(), torch.zeros(6, dtype=torch.int64)), x0, draws)
+        KNNDenoiser(VP(), References.among(x0), k=7)
+    labelled = network(VP(), Eps(), torch.zeros(6, dtype=torch.int64))
+    with pytest.raises(UserError, match="0 classes"):
+        knn(labelled, x0, draws, references=References.among(x0), k=2)
+
+
+def test_a_class_has_its_own_neighbours_and_the_null_has_all():
+    path, label = VP(), torch.tensor([1, 0, 1, 0, 0, 0])
+    x, t = normal(6, 1, 2, 2, index=3), HALF
+    x0, _ = batch(path)
+    references = References.among(x0, label, 2)
+    asked = torch.tensor([0, 1, 1, -1, 0, -1])
+    found = KNNDenoiser(path, references, k=2).given(Condition(label=asked))(x, t).x0
+    for c, images in ((0, x0[label == 0]), (1, x0[label == 1]), (-1, x0)):
+        here = asked == c
+        expected = neighbours_mean(path, x[here], t, BruteForce(images), 2)
+        torch.testing.assert_close(found[here], expected)
 
 
 # --- sampling without a network ---
@@ -300,7 +318,7 @@ def test_the_ideal_denoiser_samples_images_of_its_data_set():
     path, data = DDPMLinear(), normal(20, 1, 4, 4, index=1, dtype=torch.float32)
     x = normal(16, 1, 4, 4, index=2, dtype=torch.float32)
     grid = torch.linspace(1, 0, 101, dtype=torch.float64)
-    images = run(ddim, KNNDenoiser(path, BruteForce(data), k=20), x, grid)
+    images = run(ddim, KNNDenoiser(path, References.among(data), k=20), x, grid)
     distance, nearest = torch.cdist(images.flatten(1), data.flatten(1)).min(1)
     assert distance.max() < 1e-2
     assert len(nearest.unique()) > 5
@@ -310,12 +328,12 @@ def test_draws_keep_the_mean_right_where_neighbours_alone_do_not():
     path, data = Linear(), mixture(2).sample(2000)
     x, t = path.mix(data[:32], normal(32, 2), torch.tensor(0.9).double()), torch.tensor(0.9, dtype=torch.float64)
     exact = posterior_mean(path, x, t, data)
-    alone, helped = (KNNDenoiser(path, BruteForce(data), k=20, n=n)(x, t).x0 for n in (0, 200))
+    alone, helped = (KNNDenoiser(path, References.among(data), k=20, n=n)(x, t).x0 for n in (0, 200))
     assert (alone - exact).norm() > 3 * (helped - exact).norm()
 
 
 def test_a_sample_does_not_depend_on_its_batch():
-    denoise = KNNDenoiser(VP(), BruteForce(normal(50, 3)), k=5, n=6)
+    denoise = KNNDenoiser(VP(), References.among(normal(50, 3)), k=5, n=6)
     x = normal(4, 3, index=1)
     torch.testing.assert_close(denoise(x, HALF).x0[2:3], denoise(x[2:3], HALF).x0, rtol=1e-12, atol=0)
     torch.testing.assert_close(

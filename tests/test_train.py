@@ -160,7 +160,7 @@ def test_bfloat16_trains_and_keeps_float32_weights() -> None:
 def test_the_share_of_dropped_labels(share: float) -> None:
     trainer = trainer_of(recipe())
     x0 = torch.zeros(20_000, 3, 1, 1)
-    _, dropped = draw(0, 5, x0, trainer.task.denoiser, share)
+    _, dropped = draw(0, 5, x0, trainer.task.denoiser.path, share)
     assert dropped.float().mean().item() == pytest.approx(share, abs=0.02)
     label = Condition(label=torch.ones(20_000, dtype=torch.int64)).drop(dropped).label
     assert label is not None
@@ -178,12 +178,12 @@ def test_dropped_labels_reach_the_network() -> None:
 
 
 def test_draws_depend_on_seed_and_step_alone() -> None:
-    denoiser, x0 = trainer_of(recipe()).task.denoiser, torch.zeros(6, 3, 4, 8)
-    first, again = draw(1, 7, x0, denoiser, 0.1), draw(1, 7, x0, denoiser, 0.1)
+    path, x0 = trainer_of(recipe()).task.denoiser.path, torch.zeros(6, 3, 4, 8)
+    first, again = draw(1, 7, x0, path, 0.1), draw(1, 7, x0, path, 0.1)
     assert torch.equal(first[0].eps, again[0].eps)
     assert torch.equal(first[0].t, again[0].t)
     for seed, step in ((2, 7), (1, 8)):
-        assert not torch.equal(first[0].eps, draw(seed, step, x0, denoiser, 0.1)[0].eps)
+        assert not torch.equal(first[0].eps, draw(seed, step, x0, path, 0.1)[0].eps)
     torch.manual_seed(3)  # global randomness plays no part
     a, b = trainer_of(recipe(steps=2)), trainer_of(recipe(steps=2))
     train(a)

@@ -11,17 +11,30 @@ from typing import Any, get_type_hints
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
+from tqdm import tqdm
 
+<<<<<<< HEAD
 from ditkit.app.recipe import AnyRecipe, Model, Noising, Process, Recipe, Sampling
 from ditkit.app.stored import autoencoder_of
+=======
+from ditkit.app.recipe import AnyRecipe, ClassifierRecipe, Model, Noising, Process, Recipe, Sampling
+from ditkit.backbones.classifier import NoisyClassifier
+>>>>>>> trainer
 from ditkit.backbones.output import Output
 from ditkit.base import registry
 from ditkit.base.errors import UserError, unknown
+from ditkit.base.pixels import from_uint8
 from ditkit.condition import Condition
+<<<<<<< HEAD
 from ditkit.data.store import is_store
+=======
+from ditkit.convert.autoencoder import load_autoencoder
+from ditkit.data.images import Examples
+>>>>>>> trainer
 from ditkit.encoders.autoencoder import Autoencoder, encode_keyed
 from ditkit.guidance import ClassifierFree, Interval
 from ditkit.objectives.loss import Draws
+from ditkit.objectives.neighbours import References
 from ditkit.process.denoiser import Denoise, Denoised, Denoiser, clipped
 from ditkit.process.density import Density
 from ditkit.process.grids import check
@@ -117,10 +130,17 @@ def density(process: Noising) -> Density:
     return kind(**_options("density", process.density, kind, process.density_options))
 
 
-def objective(process: Process) -> Objective:
-    """The objective that the recipe names, its options bound."""
+Needs = Mapping[Any, Callable[[], Any]]
+"""What an objective may need besides its options, by the type that its signature declares, and how it is made."""
+
+
+def objective(process: Process, needs: Needs | None = None) -> Objective:
+    """The objective that the recipe names, its options bound, and what else its signature declares, of ``needs``."""
     function = _find("objective", process.objective)
     given = _options("objective", process.objective, function, process.objective_options)
+    declared = get_type_hints(function)
+    needs = needs or {}
+    given |= {p.name: needs[declared[p.name]]() for p in registry.required(function) if p.kind is p.KEYWORD_ONLY}
     if process.objective == "hybrid" and not process.learned_variance:
         raise UserError("objective hybrid teaches a learned variance: add --process.learned-variance, or use simple")
     return functools.partial(function, **given)
@@ -150,15 +170,30 @@ def check_sampling(process: Process, sampling: Sampling) -> None:
     next(solver(sampling)(standin, x, ts, noise=lambda k: x))
 
 
+def _any_references() -> References:
+    return References.among(torch.zeros(1, 1, 1, 1).expand(2**16, -1, -1, -1))
+
+
+STANDINS: Needs = {References: _any_references}
+"""For checks that are made before there are data."""
+
+
 def check_training(process: Process) -> None:
     """Raises UserError for a process that has no meaning (a bound on a path without a chain): before long work."""
+    check_objective(process, objective(process, STANDINS), (1, 1, 1))
+
+
+def check_objective(
+    process: Process, objective: Objective, shape: tuple[int, ...], where: torch.device | str = "cpu"
+) -> None:
+    """Raises UserError for an objective that cannot be taken of samples of this shape, by one without a network."""
 
     def net(x: torch.Tensor, t: torch.Tensor, condition: Condition) -> Output:
         return Output(torch.cat([x, x], 1) if process.learned_variance else x, {})
 
-    x0, t = torch.zeros(1, 1, 1, 1), density(process)(torch.full((1,), 0.5), path(process))
+    x0, t = torch.zeros(1, *shape, device=where), density(process)(torch.full((1,), 0.5), path(process))
     denoiser = Denoiser(net, path(process), prediction(process))
-    objective(process)(denoiser, x0, Draws(t, torch.ones_like(x0)))
+    objective(denoiser, x0, Draws(t.to(where), torch.ones_like(x0)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,6 +223,11 @@ def guide(sampling: Sampling, conditional: bool) -> Guide:
 
 def network(model: Model, process: Process, facts: Mapping[str, Any]) -> nn.Module:
     """The network for data of these facts: input_size (H, W), channels, and classes (a list of names, or empty)."""
+    return backbone(model, facts, num_classes=len(facts["classes"]), learned_variance=process.learned_variance)
+
+
+def backbone(model: Model, facts: Mapping[str, Any], **given_by_caller: Any) -> nn.Module:
+    """The backbone that the recipe names for data of these facts: input_size (H, W) and channels."""
     kind = _find("backbone", model.backbone)
     presets = kind.presets()
     if model.preset is not None and model.preset not in presets:
@@ -200,8 +240,7 @@ def network(model: Model, process: Process, facts: Mapping[str, Any]) -> nn.Modu
     return kind(
         input_size=tuple(facts["input_size"]),
         in_channels=facts["channels"],
-        num_classes=len(facts["classes"]),
-        learned_variance=process.learned_variance,
+        **given_by_caller,
         **given,
     )
 
@@ -231,6 +270,26 @@ def encode(recipe: AnyRecipe, autoencoder: Autoencoder) -> Encode | None:
     return lambda pixels, step: encode_keyed(autoencoder, pixels, recipe.seed, step)
 
 
+def references(
+    images: Examples, encode: Encode | None, flip: bool, where: torch.device, seed: int
+) -> References:
+    """The examples as the network sees them in training: in [-1, 1] or as latents; with their mirror images if flip."""
+    parts = torch.arange(len(images)).split(256)
+    ways = [(mirrored, part) for mirrored in ((False, True) if flip else (False,)) for part in parts]
+    # latents each with their own noise of the posterior: as steps before the first
+    drawn = [
+        images.draw(part, torch.full_like(part, mirrored, dtype=torch.bool), seed, -1 - i)
+        for i, (mirrored, part) in enumerate(tqdm(ways, "index", delay=2, leave=False))
+    ]
+    data, labels = torch.cat(drawn), images.labels
+    if flip and labels is not None:
+        labels = labels.repeat(2)
+    if encode:
+        bar = tqdm(data.split(256), "latents", delay=2, leave=False)
+        data = torch.cat([encode(part.to(where), -1 - i) for i, part in enumerate(bar)])
+    return References.among(data.to(where), labels, len(images.classes))
+
+
 def autocast(precision: str, where: torch.device) -> torch.dtype | None:
     """The dtype of matrix products that a precision means on a device; None: that of the weights."""
     native = {"cpu": _native_on_cpu, "cuda": torch.cuda.is_bf16_supported}.get(where.type, lambda: False)
@@ -241,6 +300,14 @@ def autocast(precision: str, where: torch.device) -> torch.dtype | None:
 def _native_on_cpu() -> bool:
     capable = torch.cpu.get_capabilities()
     return bool(capable.get("avx512_bf16") or capable.get("amx_bf16") or capable.get("bf16"))
+
+
+def classifier(recipe: ClassifierRecipe, facts: Mapping[str, Any]) -> NoisyClassifier:
+    """The classifier on the recipe's backbone for data of these facts; UserError for data without classes."""
+    classes = len(facts["classes"])
+    if classes < 2:
+        raise UserError(f"a classifier of {classes} classes: expected --data with at least 2, a subfolder for each")
+    return NoisyClassifier(backbone(recipe.model, facts, num_classes=0, learned_variance=False), classes)
 
 
 def denoiser(recipe: Recipe, net: nn.Module) -> Denoiser:

@@ -156,6 +156,20 @@ class Recipe:
     """Seed of everything that is drawn in training."""
 
 
+@dataclass(frozen=True, config=STRICT)
+class ClassifierRecipe:
+    """A run of a classifier on noisy images: data, model, noise, training."""
+
+    kind: ClassVar[str] = "classifier"
+
+    data: Data = dataclasses.field(default_factory=Data)
+    model: Model = dataclasses.field(default_factory=Model)
+    process: Noising = dataclasses.field(default_factory=Noising)
+    train: LoopSettings = dataclasses.field(default_factory=LoopSettings)
+    seed: int = 0
+    """Seed of everything that is drawn in training."""
+
+
 class AnyRecipe(Protocol):
     """A pydantic dataclass that describes a run of its kind: what all kinds have."""
 

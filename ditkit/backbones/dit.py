@@ -81,7 +81,7 @@ class DiT(nn.Module):
         height, wide = (input_size, input_size) if isinstance(input_size, int) else input_size
         self.input_size = (height, wide)
         self.patch_size, self.in_channels, self.num_classes = patch_size, in_channels, num_classes
-        self.learned_variance = learned_variance
+        self.learned_variance, self.width, self.depth = learned_variance, width, depth
         self.grid = grid_of(self.input_size, patch_size)
         if embedders not in (1, depth):
             raise UserError(f"embedders {embedders}: expected 1 (shared) or the depth {depth} (one per block)")

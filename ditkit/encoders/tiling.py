@@ -1,8 +1,8 @@
 """Large images through an autoencoder in overlapping tiles: the memory of one tile at high resolution, not of all.
 
-The middle, where attention sees the whole image, runs whole: it is small, at the latents' resolution. The rest makes
 The middle, where attention sees the whole image, runs whole: it is small, at the resolution of the latents. The rest
 makes seams for two reasons. A tile's border is padded with zeros: so tiles overlap, and near it they do not count. Its
+norms see the tile instead of the image: so first passes over the tiles gather the statistics that they share. Each pass
 applies what the one before gathered, so that after k passes the first k norms are those of the whole image.
 """
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ditkit.base.errors import UserError
+from ditkit.condition import NULL_LABEL
 
 CHUNK = 1 << 24
 """Numbers held at a time by a search: 64 MiB of float32."""
@@ -29,7 +31,7 @@ class Index(Protocol):
 def check_k(k: int, size: int) -> None:
     """UserError unless 1 <= k <= size."""
     if not 1 <= k <= size:
-        raise UserError(f"k {k}: expected 1 to {size}, the number of images in the index")
+        raise UserError(f"k {k}: expected 1 to {size}, the number of images (of the smallest class)")
 
 
 class BruteForce:
@@ -89,3 +91,43 @@ def _faiss() -> Any:
     except ImportError:
         raise UserError("an index by faiss: the library is not installed; pip install 'ditkit[knn]'") from None
     return faiss
+
+
+EXACT = 2**28
+"""Numbers of a data set (images times the numbers of each) up to which it is searched by brute force."""
+
+
+def index_of(data: Tensor) -> Index:
+    """An exact index of data (M, ...): brute force where they are, or for larger sets faiss on the CPU (extra knn)."""
+    return BruteForce(data) if data.numel() <= EXACT else Faiss(data.cpu())
+
+
+@dataclasses.dataclass(frozen=True)
+class References:
+    """A data set that can be searched, as a whole and within each of its classes.
+
+    whole: every image. classes: an index of the images of each class; empty for a set without classes.
+    """
+
+    whole: Index
+    classes: tuple[Index, ...] = ()
+
+    @staticmethod
+    def among(data: Tensor, labels: Tensor | None = None, count: int = 0) -> References:
+        """Of data (M, ...) float, with labels (M,) int64, 0..count-1, or None. UserError for a class without images."""
+        if labels is None:
+            return References(index_of(data))
+        order = labels.argsort(stable=True)
+        data = data[order.to(data.device)]  # so that a class is a slice, no copy
+        parts = data.split(labels.bincount(minlength=count).tolist())
+        return References(index_of(data), tuple(map(index_of, parts)))
+
+    def check(self, k: int) -> None:
+        """UserError unless the whole and every class have k images."""
+        check_k(k, min(len(index.data) for index in (self.whole, *self.classes)))
+
+    def of(self, label: int) -> Index:
+        """The index of a class; of the whole for NULL_LABEL. UserError for a class that is not there."""
+        if label >= len(self.classes):
+            raise UserError(f"class {label}: the references have {len(self.classes)} classes; train without classes")
+        return self.whole if label == NULL_LABEL else self.classes[label]

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from ditkit.base import rng
-from ditkit.base.errors import UserError
-from ditkit.condition import NULL_LABEL
+from ditkit.condition import NULL_LABEL, Condition
 from ditkit.objectives.loss import Draws, Loss, mean_flat
 from ditkit.objectives.matching import squared_error
-from ditkit.objectives.neighbours import CHUNK, Index, check_k
+from ditkit.objectives.neighbours import CHUNK, Index, References, check_k
 from ditkit.objectives.weights import Weight
 from ditkit.process.denoiser import Denoised, Denoiser
 from ditkit.process.path import Path, over
@@ -118,30 +117,41 @@ def _others(chosen: Tensor, uniform: Tensor, size: int) -> Tensor:
     return rank + torch.searchsorted(below, rank, right=True)
 
 
-@dataclasses.dataclass(frozen=True)
-class KNN:
-    """An objective: ``simple`` against ``neighbours_mean`` (Niedoba et al. 2024); its noise draws key its own draws.
+def knn(
+    denoiser: Denoiser,
+    x0: Tensor,
+    draws: Draws,
+    *,
+    references: References,
+    k: int = 64,
+    n: int = 64,
+    weight: str | Weight = "none",
+) -> Loss:
+    """``simple`` against ``neighbours_mean`` (Niedoba et al. 2024), within the class of each sample; x0: (B, C, ...).
 
-    index: of the training images, as the network sees them. k, n: see neighbours_mean. weight: see ``simple``.
-    UserError where k is out of range, and for a network with classes: the index knows none.
+    references: the training images, as the network sees them. k, n: see neighbours_mean. weight: see ``simple``. The
+    noise draws key its own draws. UserError where k is more than there are images.
     """
+    references.check(k)
+    x_t = denoiser.path.mix(x0, draws.eps, draws.t)
+    uniform = torch.stack([_uniform_of(row, n) for row in draws.eps.flatten(1)[:, :4].float().cpu()])
+    mean = _mean_in_class(denoiser.path, x_t, draws.t, references, k, uniform, denoiser.condition)
+    return towards(denoiser, x_t, draws.t, mean, weight)
 
-    index: Index
-    k: int = 64
-    n: int = 64
-    weight: str | Weight = "none"
 
-    def __post_init__(self) -> None:
-        check_k(self.k, len(self.index.data))
-
-    def __call__(self, denoiser: Denoiser, x0: Tensor, draws: Draws) -> Loss:
-        """x0: (B, C, ...)."""
-        if denoiser.condition.label is not None:
-            raise UserError("KNN targets with classes: the index knows none; use stf, or train without classes")
-        x_t = denoiser.path.mix(x0, draws.eps, draws.t)
-        uniform = torch.stack([_uniform_of(row, self.n) for row in draws.eps.flatten(1)[:, :4].float().cpu()])
-        mean = neighbours_mean(denoiser.path, x_t, draws.t, self.index, self.k, uniform)
-        return towards(denoiser, x_t, draws.t, mean, self.weight)
+def _mean_in_class(
+    path: Path, x_t: Tensor, t: Tensor, references: References, k: int, uniform: Tensor, condition: Condition
+) -> Tensor:
+    """``neighbours_mean`` of each sample over the images of its class; over all where it has none."""
+    label = condition.label
+    if label is None:
+        return neighbours_mean(path, x_t, t, references.whole, k, uniform)
+    mean = torch.empty_like(x_t)
+    for c in label.unique().tolist():
+        here = (label == c).nonzero()[:, 0]
+        times, drawn = t[here.to(t.device)] if t.dim() else t, uniform[here.to(uniform.device)]
+        mean[here] = neighbours_mean(path, x_t[here], times, references.of(c), k, drawn)
+    return mean
 
 
 def _uniform_of(noise: Tensor, n: int) -> Tensor:
@@ -154,21 +164,27 @@ def _uniform_of(noise: Tensor, n: int) -> Tensor:
 class KNNDenoiser:
     """A denoiser without a network: ``neighbours_mean`` over a data set. Samples from the data with no training.
 
-    k, n: see neighbours_mean; k = M is the ideal denoiser of the data set, which any solver leads to its images.
-    seed: of the n uniform draws, which are the same for every sample and every call at the same t.
+    references: the data set; under a class, its images of that class. k, n: see neighbours_mean; k = M is the ideal
+    denoiser of the data set, which any solver leads to its images. seed: of the n uniform draws, which are the same for
+    every sample and every call at the same t.
     """
 
     path: Path
-    index: Index
+    references: References
     k: int = 64
     n: int = 0
     seed: int = 0
+    condition: Condition = dataclasses.field(default_factory=Condition)
 
     def __post_init__(self) -> None:
-        check_k(self.k, len(self.index.data))
+        self.references.check(self.k)
+
+    def given(self, condition: Condition) -> KNNDenoiser:
+        """The same denoiser under another condition."""
+        return dataclasses.replace(self, condition=condition)
 
     def __call__(self, x: Tensor, t: Tensor) -> Denoised:
         draw = rng.generator(self.seed, "references", *t.double().cpu().reshape(-1).view(torch.int64).tolist())
         uniform = torch.rand(1, self.n, generator=draw, dtype=torch.float64).expand(len(x), -1)
-        x0 = neighbours_mean(self.path, x, t, self.index, self.k, uniform)
+        x0 = _mean_in_class(self.path, x, t, self.references, self.k, uniform, self.condition)
         return Denoised(x0, noise_of(self.path, x, t, x0))

@@ -44,6 +44,19 @@ class Denoise(Protocol):
         ...
 
 
+class Conditional(Protocol):
+    """A model that becomes a denoiser under a condition."""
+
+    @property
+    def path(self) -> Path:
+        """The path that the model was trained on."""
+        ...
+
+    def given(self, condition: Condition) -> Denoise:
+        """The model under this condition."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Denoiser:
     """A network read as a denoiser of its path.

@@ -194,3 +194,21 @@ class ScaledLinear(DiscretePath):
 
     def __init__(self, *, steps: int = 1000, first: float = 0.00085, last: float = 0.012) -> None:
         super().__init__(schedules.scaled_linear(steps, first, last))
+
+
+def time_of(path: Path, network_time: Tensor) -> Tensor:
+    """The time t, float64, at which the network sees this number: the inverse of ``Path.network_time``, which rises."""
+    low = torch.zeros_like(network_time, dtype=torch.float64)
+    high = torch.ones_like(low)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        below = path.network_time(middle) < network_time
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return high
+
+
+def same_path(a: Path, b: Path) -> bool:
+    """Whether two paths noise alike and call their times alike to the network."""
+    t = torch.linspace(0, 1, 5, dtype=torch.float64)
+    ours, theirs = (torch.stack([p.alpha(t), p.sigma(t), p.network_time(t)]) for p in (a, b))
+    return torch.allclose(ours, theirs)

@@ -14,6 +14,7 @@ from ditkit.data.loader import Batch
 from ditkit.objectives.loss import Draws, Loss
 from ditkit.process.denoiser import Denoiser
 from ditkit.process.density import Density, Uniform
+from ditkit.process.path import Path
 
 UNIFORM = Uniform()
 """All training times alike."""
@@ -66,7 +67,7 @@ class Denoising:
         device, x0 = next(self.net.parameters()).device, batch.x0
         if self.encode:
             x0 = self.encode(x0.to(device), step)
-        draws, dropped = draw(self.seed, step, x0, self.denoiser, self.label_dropout, self.density)
+        draws, dropped = draw(self.seed, step, x0, self.denoiser.path, self.label_dropout, self.density)
         weight = self.density.loss_weight(draws.t, self.denoiser.path).float()
         condition = batch.condition.drop(dropped).to(device)
         return Noised(x0.to(device), condition, Draws(draws.t.to(device), draws.eps.to(device)), weight.to(device))
@@ -88,10 +89,10 @@ class Denoising:
 
 
 def draw(
-    seed: int, step: int, x0: Tensor, denoiser: Denoiser, label_dropout: float, density: Density = UNIFORM
+    seed: int, step: int, x0: Tensor, path: Path, label_dropout: float, density: Density = UNIFORM
 ) -> tuple[Draws, Tensor]:
     """The draws of a step, on the CPU: times, noise, and which samples lose their condition, (B,) bool."""
     source = rng.generator(seed, "train", step)
-    t = density(torch.rand(len(x0), generator=source, dtype=torch.float64), denoiser.path)
+    t = density(torch.rand(len(x0), generator=source, dtype=torch.float64), path)
     dropped = torch.rand(len(x0), generator=source) < label_dropout
     return Draws(t, torch.randn(x0.shape, generator=source)), dropped

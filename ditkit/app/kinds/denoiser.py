@@ -15,6 +15,7 @@ from ditkit.app.recipe import Recipe
 from ditkit.app.run import Model, Run
 from ditkit.condition import Condition
 from ditkit.data.images import Examples
+from ditkit.objectives.neighbours import References
 from ditkit.train.denoising import Denoising
 from ditkit.train.trainer import Hook, Trainer
 
@@ -50,13 +51,17 @@ class DenoiserRuns:
         """See ``Kind``."""
         recipe = self.settings
         denoiser = build.denoiser(recipe, self.network(recipe, facts).to(self.device))
+        encode = build.encode(recipe, self.autoencoder)
+        needs = {References: lambda: build.references(images, encode, recipe.data.flip, self.device, recipe.seed)}
+        objective = build.objective(recipe.process, needs)
+        build.check_objective(recipe.process, objective, (facts["channels"], *facts["input_size"]), self.device)
         return Denoising(
             denoiser,
-            build.objective(recipe.process),
+            objective,
             recipe.seed,
             label_dropout=recipe.train.label_dropout,
             density=build.density(recipe.process),
-            encode=build.encode(recipe, self.autoencoder),
+            encode=encode,
         )
 
     def pictures(self, run: Run[Recipe], facts: dict[str, Any]) -> list[Hook]:

@@ -1,0 +1,72 @@
+"""Floor 5: what the commands that train have in common: a recipe, options over it, a new run or an old one."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from pydantic.dataclasses import dataclass
+
+from ditkit.app.cli import parse
+from ditkit.app.recipe import AnyRecipe, load_recipe
+from ditkit.base.errors import UserError
+from ditkit.train.settings import STRICT
+
+
+@dataclass(frozen=True, config=STRICT)
+class Where:
+    """What a run is made from, and where; the options of a command are these and its recipe's."""
+
+    recipe: Annotated[str | None, tyro.conf.Positional] = None
+    """A recipe: a .py or .yaml file, or a ready one by name (digits, mnist, cifar10, ...)."""
+    out: Path | None = None
+    """The run's folder, new (runs/NAME)."""
+    resume: Path | None = None
+    """Go on with this run from its newest checkpoint; no recipe, --data or --out then."""
+
+
+def launch(command: str, kind: type[Any], recipe: type[AnyRecipe], args: Sequence[str]) -> int:
+    """Trains as told. Exit code 0 when trained, 130 when a signal stopped it (it can be resumed).
+
+    kind: of the options, both a ``Where`` and the ``recipe`` that they override.
+    """
+    name = args[0] if args and not args[0].startswith("-") else None
+    options = parse(kind, command, args, default=_defaults(kind, recipe, name))
+    if options.recipe != name:  # the recipe stands behind options
+        options = parse(kind, command, args, default=_defaults(kind, recipe, options.recipe))
+    from ditkit.app import training
+
+    if options.resume is not None:
+        stopped = training.resume(options.resume, _limits(options, args))
+    else:
+        if not options.data.source:
+            raise UserError("--data is missing: expected digits, a folder of images or a .zip of one")
+        if options.out is None:
+            raise UserError("--out is missing: expected the run's new folder, such as --out runs/first")
+        leaves = {field.name: getattr(options, field.name) for field in dataclasses.fields(recipe)}  # type: ignore[arg-type]
+        stopped = training.start(recipe(**leaves), options.out)
+    if stopped:
+        run = options.resume or options.out
+        print(f"stopped by {stopped}; nothing is lost, go on with: ditkit train --resume {run}", file=sys.stderr)
+    return 130 if stopped else 0
+
+
+def _limits(options: Any, args: Sequence[str]) -> dict[str, int | float | None]:
+    """What a resumed run may change: how long it trains."""
+    flags = [a.split("=")[0].replace("_", "-") for a in args if a.startswith("--")]
+    limits = {f"--train.{key}": key for key in ("steps", "minutes")}
+    extra = [options.recipe] if options.recipe else [flag for flag in flags if flag not in (*limits, "--resume")]
+    if extra:
+        raise UserError(
+            f"--resume goes on with a run as it was: leave out {extra[0]} (only {', '.join(limits)} may change)"
+        )
+    return {limits[flag]: getattr(options.train, limits[flag]) for flag in flags if flag in limits}
+
+
+def _defaults(kind: type[Any], recipe: type[AnyRecipe], name: str | None) -> Any:
+    read = load_recipe(name, recipe) if name else recipe()
+    return kind(**{f.name: getattr(read, f.name) for f in dataclasses.fields(recipe)}, recipe=name)  # type: ignore[arg-type]
