@@ -13,24 +13,15 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 from tqdm import tqdm
 
-<<<<<<< HEAD
-from ditkit.app.recipe import AnyRecipe, Model, Noising, Process, Recipe, Sampling
-from ditkit.app.stored import autoencoder_of
-=======
 from ditkit.app.recipe import AnyRecipe, ClassifierRecipe, Model, Noising, Process, Recipe, Sampling
+from ditkit.app.stored import autoencoder_of
 from ditkit.backbones.classifier import NoisyClassifier
->>>>>>> trainer
 from ditkit.backbones.output import Output
 from ditkit.base import registry
 from ditkit.base.errors import UserError, unknown
-from ditkit.base.pixels import from_uint8
 from ditkit.condition import Condition
-<<<<<<< HEAD
-from ditkit.data.store import is_store
-=======
-from ditkit.convert.autoencoder import load_autoencoder
 from ditkit.data.images import Examples
->>>>>>> trainer
+from ditkit.data.store import is_store
 from ditkit.encoders.autoencoder import Autoencoder, encode_keyed
 from ditkit.guidance import ClassifierFree, Interval
 from ditkit.objectives.loss import Draws
@@ -270,9 +261,7 @@ def encode(recipe: AnyRecipe, autoencoder: Autoencoder) -> Encode | None:
     return lambda pixels, step: encode_keyed(autoencoder, pixels, recipe.seed, step)
 
 
-def references(
-    images: Examples, encode: Encode | None, flip: bool, where: torch.device, seed: int
-) -> References:
+def references(images: Examples, encode: Encode | None, flip: bool, where: torch.device, seed: int) -> References:
     """The examples as the network sees them in training: in [-1, 1] or as latents; with their mirror images if flip."""
     parts = torch.arange(len(images)).split(256)
     ways = [(mirrored, part) for mirrored in ((False, True) if flip else (False,)) for part in parts]
