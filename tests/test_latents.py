@@ -138,6 +138,19 @@ def test_halves_take_half_the_space(
         torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=tolerance)
 
 
+def test_an_autoencoder_in_bfloat16(whole: Path, pets: Path, vae: Path, tmp_path: Path) -> None:
+    made(encoded(pets, vae, tmp_path / "s", "--precision", "bfloat16"))
+    half, full = LatentStore(tmp_path / "s"), LatentStore(whole)
+    own = load_autoencoder(half.folder / "autoencoder")
+    assert half.plan.autoencoder.identity == own.identity != full.plan.autoencoder.identity
+    ours, theirs = (opened.posterior(torch.arange(120), torch.zeros(120).bool())[0] for opened in (half, full))
+    assert 1e-4 < (ours - theirs).abs().mean() / theirs.std() < 0.03
+    x = torch.randn(2, 4, 4, 4)
+    decoded = load_autoencoder(vae, dtype=torch.bfloat16).decode(x)
+    assert decoded.dtype == torch.float32
+    torch.testing.assert_close(decoded, own.decode(x), atol=0.1, rtol=0.1)
+
+
 def test_latents_that_the_dtype_cannot_hold(pets: Path, tmp_path: Path) -> None:
     net = tiny(**PLAIN)
     net.quant_conv.bias += 1e6  # type: ignore[operator]
@@ -206,6 +219,11 @@ def test_training_from_a_store_is_training_on_the_fly(whole: Path, pets: Path, v
     pictures = [np.asarray(Image.open(tmp_path / run / "drawn" / "grid.png")) for run in ("fly", "kept")]
     assert np.abs(pictures[0].astype(int) - pictures[1]).max() <= 1
     assert pictures[0].std() > 0
+
+
+def test_objectives_that_look_at_other_examples(whole: Path, tmp_path: Path) -> None:
+    made(train(whole, tmp_path / "r", "--process.objective", "knn", "--train.steps", 1))
+    assert np.isfinite(losses(tmp_path / "r")).all()
 
 
 def test_training_from_a_store_resumes(whole: Path, tmp_path: Path) -> None:
