@@ -1,5 +1,7 @@
 """Image sets: one size and colour for all, broken pictures counted and named, the lazy set like the eager one."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -182,3 +184,21 @@ def test_digits_load_as_they_are():
     assert images.shape == (1, 8, 8)
     assert len(images) == 1797
     np.testing.assert_array_equal(images.images[7, 0].numpy(), np.asarray(open_source("digits").open(7)))
+
+
+def test_one_slow_file_does_not_hold_up_the_others(tmp_path, monkeypatch):
+    source = open_source(classed(tmp_path, 10))
+    lazy = load_images(source, progress=False, memory=0, workers=1)
+    others, opened, plain = threading.Event(), [], source.open
+
+    def opening(i):
+        if i == 0:
+            assert others.wait(10)
+        opened.append(i)
+        if len(opened) == 19:
+            others.set()
+        return plain(i)
+
+    monkeypatch.setattr(source, "open", opening)
+    lazy.get(torch.arange(20))
+    assert opened[-1] == 0

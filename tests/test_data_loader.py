@@ -10,7 +10,7 @@ import torch
 from ditkit.base.errors import UserError
 from ditkit.base.pixels import from_uint8, to_uint8
 from ditkit.data.images import ImageSet
-from ditkit.data.loader import batch, prefetch, split_heldout
+from ditkit.data.loader import batch, prefetch, split_heldout, turn
 
 
 def make(count, classes=3):
@@ -57,6 +57,29 @@ def test_a_resume_goes_on_exactly():
         again = batch(images, step=k, batch_size=4, seed=3, flip=True)
         assert torch.equal(again.x0, whole[k].x0)
         assert torch.equal(again.index, whole[k].index)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 6])
+def test_processes_share_a_batch_without_changing_it(world):
+    images = make(13)
+    for step in (0, 1, 9):
+        whole = batch(images, step=step, batch_size=6, seed=3, flip=True)
+        parts = [
+            batch(images, step=step, batch_size=6, seed=3, flip=True, rank=rank, world=world) for rank in range(world)
+        ]
+        assert torch.equal(torch.cat([part.index for part in parts]), whole.index)
+        assert torch.equal(torch.cat([part.x0 for part in parts]), whole.x0)
+        assert torch.equal(torch.cat([part.condition.label for part in parts]), whole.condition.label)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    with pytest.raises(UserError, match=r"batch size 8 .* over 3 processes: .* such as 9"):
+        batch(make(13), step=0, batch_size=8, seed=0, rank=0, world=3)
+
+
+def test_a_turn_says_the_epoch_of_each_row():
+    shown = [turn(7, step=step, batch_size=4, seed=0) for step in range(7)]
+    assert torch.cat([t.epoch for t in shown]).tolist() == [e for e in range(4) for _ in range(7)]
 
 
 def test_global_random_state_is_neither_read_nor_moved():
@@ -113,7 +136,22 @@ def test_prefetch_works_ahead_but_not_further_than_told():
         while len(made) < 4 and time.monotonic() < limit:
             time.sleep(0.001)
         time.sleep(0.02)
-        assert made == [0, 1, 2, 3]
+        assert sorted(made) == [0, 1, 2, 3]
+
+
+def test_one_slow_batch_does_not_keep_the_next_from_being_made():
+    arrived, made = threading.Event(), []
+
+    def slow(step):
+        if step == 1:
+            assert arrived.wait(10)
+        made.append(step)
+        if step == 3:
+            arrived.set()  # only when a later one is made can the slow one go on
+        return step
+
+    assert list(prefetch(slow, 0, 6)) == list(range(6))
+    assert made.index(3) < made.index(1)
 
 
 def test_prefetch_raises_where_the_result_is_due():

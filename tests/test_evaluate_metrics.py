@@ -9,8 +9,12 @@ from hypothesis import strategies as st
 
 from ditkit.base.errors import UserError
 from ditkit.base.rng import generator
-from ditkit.evaluate import metrics
-from ditkit.evaluate.metrics import Gaussian, frechet_distance, frechet_gaussian, precision_recall
+from ditkit.evaluate import neighbours
+from ditkit.evaluate.features import accuracy, frechet_distance, gaussian_of, inception_score
+from ditkit.evaluate.frechet import Gaussian, frechet_gaussian, frechet_standard_error
+from ditkit.evaluate.kernels import clip_mmd, kernel_distance, kernel_sums, polynomial, rbf
+from ditkit.evaluate.neighbours import density_coverage, precision_recall
+from ditkit.evaluate.statistics import equal_splits, shuffled_splits
 
 
 def normal(*shape: int, index: int = 0) -> torch.Tensor:
@@ -50,6 +54,18 @@ def test_frechet_from_features_equals_the_matrix_root(n, m, d, index):
     assert distance == pytest.approx(frechet_distance(b, a), rel=1e-10, abs=1e-10)
 
 
+@pytest.mark.parametrize("columns", [6, 7])
+def test_standard_error_of_frechet_is_the_spread_over_draws(columns):
+    """Also where a feature is always 0."""
+    mix = normal(6, 6, index=1) @ torch.eye(6, columns, dtype=torch.float64)
+    reference = Gaussian.of_moments(0.5 * normal(columns, index=2), 2 * mix.T @ mix)
+    draws = [normal(300, 6, index=10 + i) @ mix for i in range(80)]
+    distances = torch.tensor([frechet_gaussian(reference, gaussian_of(x)) for x in draws])
+    errors = torch.tensor([frechet_standard_error(reference, gaussian_of(x), x) for x in draws])
+    assert errors.mean() == pytest.approx(distances.std().item(), rel=0.25)
+    assert errors.std() < 0.2 * errors.mean()
+
+
 @pytest.mark.parametrize("n", [5, 40, 300])
 def test_frechet_of_a_set_with_itself_is_zero_and_of_a_shifted_one_the_shift(n):
     a = normal(n, 40).float()
@@ -77,28 +93,61 @@ def test_precision_and_recall_of_points_on_a_line():
 def test_equal_sets_have_full_precision_and_recall_even_with_duplicates():
     points = normal(20, 5).repeat(5, 1) + 1000
     assert precision_recall(points, points.clone()) == (1.0, 1.0)
+    assert density_coverage(points, points.clone()).coverage == 1.0
 
 
-def test_dropping_modes_lowers_recall_and_noise_lowers_precision():
+def mixture(kept: int, n: int = 400, noise: float = 0.0, index: int = 2) -> torch.Tensor:
+    """n points of the first ``kept`` of eight modes, equally many of each, blurred by ``noise``."""
     centres = 10 * normal(8, 16, index=1)
-    modes = torch.arange(400) % 8
-    real = centres[modes] + normal(400, 16, index=2)
-    good = centres[modes] + normal(400, 16, index=3)
-    recalls, precisions = [], []
+    return centres[torch.arange(n) % kept] + normal(n, 16, index=index) + noise * normal(n, 16, index=index + 100)
+
+
+def every_distance(real: torch.Tensor, generated: torch.Tensor) -> dict[str, float]:
+    """All metrics of features, signed such that lower is better."""
+    precision, recall = precision_recall(real, generated)
+    density, coverage = density_coverage(real, generated)
+    scale = 40.0
+    return {
+        "frechet": frechet_distance(real, generated),
+        "kernel": kernel_distance(generated, real, subsets=4).mean,
+        "cmmd": clip_mmd(generated / scale, real / scale, sigma=0.5),
+        "precision": -precision,
+        "recall": -recall,
+        "density": -density,
+        "coverage": -coverage,
+    }
+
+
+def test_every_metric_orders_a_ladder_of_dropped_modes():
+    ladder = [every_distance(mixture(8), mixture(kept, index=3)) for kept in (8, 6, 4, 2, 1)]
+    for name in ("frechet", "kernel", "cmmd", "recall", "coverage"):
+        values = [step[name] for step in ladder]
+        assert values == sorted(values), (name, values)
+        assert len(set(values)) == len(values), (name, values)
+    # What fidelity alone measures stays high: every sample is a good one.
+    assert min(-step["precision"] for step in ladder) > 0.6
+
+
+def test_every_metric_orders_a_ladder_of_noise():
+    ladder = [every_distance(mixture(8), mixture(8, noise=noise, index=3)) for noise in (0.0, 1.0, 2.0, 4.0)]
+    for name in ("frechet", "cmmd", "precision", "density", "coverage"):
+        values = [step[name] for step in ladder]
+        assert values == sorted(values), (name, values)
+        assert values[0] < values[-1], name
+
+
+def test_recall_and_coverage_of_a_mixture_with_dropped_modes_are_the_fraction_kept():
+    # Modes far apart and dense: a real point is within reach of a sample only if its mode was kept.
     for kept in (8, 4, 2):
-        dropped = centres[modes % kept] + normal(400, 16, index=4)
-        recalls.append(precision_recall(real, dropped).recall)
-    for noise in (0, 1, 3):
-        precisions.append(precision_recall(real, good + noise * normal(400, 16, index=5)).precision)
-    assert recalls[0] > recalls[1] > recalls[2]
-    assert recalls[2] < 0.3 < 0.5 < recalls[0]
-    assert precisions[0] > precisions[1] > precisions[2]
+        real, generated = 5 * mixture(8, 800), 5 * mixture(kept, 800)
+        assert precision_recall(real, generated).recall == pytest.approx(kept / 8, abs=0.03)
+        assert density_coverage(real, generated).coverage == pytest.approx(kept / 8, abs=0.06)
 
 
 def test_blocks_do_not_change_the_result(monkeypatch):
     real, generated = normal(70, 4), normal(50, 4, index=1) * 1.5
     whole = precision_recall(real, generated)
-    monkeypatch.setattr(metrics, "BLOCK_BYTES", 8 * 70 * 7)
+    monkeypatch.setattr(neighbours, "TILE", 7)
     assert precision_recall(real, generated) == whole
 
 
@@ -113,3 +162,67 @@ def test_blocks_do_not_change_the_result(monkeypatch):
 def test_meaningless_features_are_refused(a, b, message):
     with pytest.raises(UserError, match=message):
         precision_recall(a, b)
+
+
+def test_density_and_coverage_of_points_on_a_line():
+    real, generated = torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([[0.5], [2.0], [9.0]])
+    # k = 1: radii 1, 1, 2. 0.5 lies in the balls of 0 and 1; 2 in those of 1 (border) and 3; 9 in none.
+    density, coverage = density_coverage(real, generated, k=1)
+    assert density == pytest.approx((2 + 2 + 0) / 3)
+    assert coverage == 1.0
+    assert density_coverage(real, generated[2:].repeat(2, 1), k=1) == (0.0, 0.0)
+
+
+def test_density_of_equal_distributions_is_about_one():
+    density, coverage = density_coverage(normal(600, 4), normal(600, 4, index=1))
+    assert density == pytest.approx(1, abs=0.1)
+    assert coverage == pytest.approx(1 - 0.5**5, abs=0.05)  # 1 - (1 / 2)^k for equal counts (their equation 9)
+
+
+def test_mmd_of_two_points_each_is_the_sum_over_pairs():
+    x, y = torch.tensor([[0.0, 2.0], [1.0, 0.0]]), torch.tensor([[1.0, 1.0], [0.0, 0.0]])
+    sums = kernel_sums(x, y, polynomial)
+    # (x.y / 2 + 1)^3: within x 27, 1.5^3 and 1; within y 8, 1 and 1; across 8, 1, 1.5^3, 1.
+    assert sums.biased == pytest.approx((27 + 3.375 + 2) / 4 + (8 + 1 + 2) / 4 - 2 * (8 + 1 + 3.375 + 1) / 4)
+    assert sums.unbiased == pytest.approx(1 + 1 - 2 * (8 + 1 + 3.375 + 1) / 4)
+    assert sums.u_statistic == pytest.approx(1 + 1 - 2 * (1 + 3.375) / 2)
+    one = rbf(2.0)(x[:1].double(), y[:1].double())
+    assert one.item() == pytest.approx(math.exp(-2 / 8))
+
+
+def test_kernel_distance_is_unbiased_and_its_error_is_honest():
+    values = [
+        kernel_distance(normal(200, 8, index=i), normal(200, 8, index=i + 500), subsets=10, size=50) for i in range(40)
+    ]
+    means = torch.tensor([v.mean for v in values])
+    errors = torch.tensor([v.standard_error for v in values])
+    assert means.mean().abs() < 3 * means.std() / 40**0.5
+    assert 0.5 < errors.mean() / means.std() < 2
+
+
+def test_kernel_blocks_do_not_change_the_result(monkeypatch):
+    from ditkit.evaluate import kernels
+
+    x, y = normal(70, 4), normal(50, 4, index=1)
+    whole = kernel_sums(x, y, polynomial)
+    monkeypatch.setattr(kernels, "BLOCK", 16)
+    parts = kernel_sums(x, y, polynomial)
+    assert parts.unbiased == pytest.approx(whole.unbiased, rel=1e-12)
+    assert parts.xy_diagonal == pytest.approx(whole.xy_diagonal, rel=1e-12)
+
+
+def test_inception_score_of_certain_and_of_uncertain_answers():
+    sure = 1000 * torch.nn.functional.one_hot(torch.arange(200) % 5, 5).double()
+    assert inception_score(sure, shuffled_splits(200, 1)).mean == pytest.approx(5)
+    assert inception_score(torch.zeros(200, 5), equal_splits(200, 10)) == pytest.approx((1, 0))
+    # Sorted by class, unshuffled splits hold one class each; the published order mixes them.
+    by_class = sure[torch.arange(200).reshape(40, 5).T.flatten()]
+    assert inception_score(by_class, equal_splits(200, 5)).mean == pytest.approx(1)
+    assert inception_score(by_class, shuffled_splits(200, 5)).mean > 4
+    assert accuracy(sure, torch.arange(200) % 5) == 1
+
+
+def test_splits_are_as_published_also_where_they_are_uneven():
+    assert equal_splits(11, 3).tolist() == [0] * 3 + [1] * 4 + [2] * 4
+    with pytest.raises(UserError, match="too few for 10 splits"):
+        inception_score(torch.zeros(5, 3), torch.tensor([0, 1, 2, 3, 9]))

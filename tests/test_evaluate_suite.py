@@ -10,10 +10,11 @@ from ditkit.base.rng import generator
 from ditkit.evaluate import classifier as classifiers
 from ditkit.evaluate import scores, suite
 from ditkit.evaluate.classifier import cached_classifier, default_steps, load_classifier, split, train_classifier
-from ditkit.evaluate.metrics import class_accuracy
+from ditkit.evaluate.features import accuracy
 from ditkit.evaluate.suite import evaluate_samples
 
 CLASSES = 3
+DISTRIBUTION = {"frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage"}
 
 
 def pictures(n: int, index: int = 0, shape: tuple[int, int, int] = (1, 8, 8)) -> tuple[torch.Tensor, torch.Tensor]:
@@ -43,8 +44,8 @@ def test_classifier_learns_and_is_measured_on_held_out_images(bars, trained):
     assert trained.heldout_accuracy >= 0.95
     assert trained.heldout_samples == 60
     new, labels = pictures(90, index=1)
-    assert class_accuracy(trained, new, labels) >= 0.95
-    assert class_accuracy(trained, new, (labels + 1) % CLASSES) <= 0.05
+    assert accuracy(trained.logits(new), labels) >= 0.95
+    assert accuracy(trained.logits(new), (labels + 1) % CLASSES) <= 0.05
 
 
 def test_same_seed_same_classifier_and_the_global_random_state_is_left_alone(bars, trained):
@@ -73,7 +74,7 @@ def test_without_labels_a_pretext_is_learnt(shape, task):
     # A bar at the top tells top from bottom and, of a square, its four sides: far above the chance of 1/4.
     assert found.heldout_accuracy > 0.4
     result = evaluate_samples(images[1::3], None, images[::3], None, found, progress=False)
-    assert set(result) == {"frechet_distance", "precision", "recall"}
+    assert set(result) == DISTRIBUTION
 
 
 def test_few_images_of_noise_do_not_make_the_classifier_diverge():
@@ -130,12 +131,12 @@ def test_steps_follow_the_data_and_the_cost():
 def test_suite_tells_good_samples_from_bad(bars, trained):
     good, labels = pictures(150, index=2)
     result = evaluate_samples(good, labels, *bars, trained, progress=False)
-    assert set(result) == {
-        "frechet_distance", "precision", "recall", "class_accuracy", "classifier_heldout_accuracy",
-    }  # fmt: skip
+    assert set(result) == DISTRIBUTION | {"class_accuracy", "classifier_heldout_accuracy", "classifier_score"}
     assert json.loads(json.dumps(result)) == result
-    assert all(set(v) <= {"value", "samples", "note"} for v in result.values())
-    assert result["class_accuracy"] == {"value": pytest.approx(1, abs=0.05), "samples": 150}
+    assert all(set(v) <= {"value", "samples", "note", "standard_error"} for v in result.values())
+    assert result["class_accuracy"]["value"] == pytest.approx(1, abs=0.05)
+    assert result["class_accuracy"]["samples"] == 150
+    assert 1 < result["classifier_score"]["value"] <= CLASSES
     assert result["classifier_heldout_accuracy"]["samples"] == 60
     assert "biased upwards" in result["frechet_distance"]["note"]
     noise = torch.randint(256, good.shape, generator=generator(0, "test.static"), dtype=torch.uint8)
@@ -150,6 +151,8 @@ def test_suite_tells_good_samples_from_bad(bars, trained):
 def test_a_new_score_is_one_new_file(bars, trained, monkeypatch, tmp_path):
     (tmp_path / "brightness.py").write_text(
         "from ditkit.evaluate.measured import Measured, Score\n"
+        "from ditkit.evaluate.requirements import score\n"
+        "@score(samples=('images',))\n"
         "def brightness(measured: Measured) -> dict[str, Score]:\n"
         "    return {'brightness': Score(measured.generated.images.float().mean().item() / 255, 1)}\n"
         "def helper(value: float) -> float:\n"

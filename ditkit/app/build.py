@@ -32,6 +32,7 @@ from ditkit.process.grids import check
 from ditkit.process.path import Path
 from ditkit.process.prediction import Prediction
 from ditkit.sample import Guide, Solver
+from ditkit.solvers.counted import Counted
 from ditkit.train.denoising import Encode, Objective
 
 
@@ -167,6 +168,18 @@ def _any_references() -> References:
 
 STANDINS: Needs = {References: _any_references}
 """For checks that are made before there are data."""
+
+
+def evaluations(process: Process, sampling: Sampling) -> int:
+    """How often the solver asks the denoiser in drawing with these settings, counted without a network.
+
+    UserError for settings that cannot be drawn with. Solvers that choose their own steps by what they are told are to
+    be counted with the network.
+    """
+    counted, x = Counted(_StandIn(path(process), process.learned_variance)), torch.zeros(1, 1, 1, 1)
+    for _ in solver(sampling)(counted, x, grid(sampling, counted.path), noise=lambda k: x):
+        pass
+    return counted.evaluations
 
 
 def check_training(process: Process) -> None:

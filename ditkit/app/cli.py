@@ -22,9 +22,14 @@ T = TypeVar("T")
 
 
 def commands() -> dict[str, str]:
-    """Each command's name and what it does: the first line of its module's docstring, read without importing it."""
+    """Each command's name and what it does."""
+    return described("commands")
+
+
+def described(folder: str) -> dict[str, str]:
+    """The modules of a folder of this package, by name: the first lines of their docstrings, read without importing."""
     found = {}
-    for path in sorted((Path(__file__).parent / "commands").glob("*.py")):
+    for path in sorted((Path(__file__).parent / folder).glob("*.py")):
         if path.stem != "__init__":
             doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
             found[path.stem.replace("_", "-")] = doc.splitlines()[0]
@@ -152,7 +157,7 @@ def _run(args: Sequence[str]) -> int:
 
 
 def _drop_output() -> None:
-    """What standard output holds back and cannot write is let go: else Python tries again at exit, and fails with 120."""
+    """What standard output holds back and cannot write is let go: Python would try again at exit, and fail with 120."""
     try:
         if sys.stdout:
             sys.stdout.flush()

@@ -40,7 +40,7 @@ class Reference:
 
     def scores(self, images: Tensor, labels: Tensor | None) -> dict[str, dict[str, Any]]:
         """The suite's scores of samples (N, C, H, W) uint8 with the labels that they were drawn for."""
-        samples = measure("samples", images, labels if self.side.labels is not None else None, self.classifier)
+        samples = measure("samples", images, labels if "hits" in self.side.held else None, self.classifier)
         return compare(self.side, samples, self.classifier)
 
 
@@ -139,7 +139,7 @@ def evaluate(model: Model, against: Reference, sampling: Sampling, drawn: Drawn)
         "sampling": dataclasses.asdict(sampling),
         "labels": "each class in turn" if model.classes else "none",
         "seeds": [drawn.seeds[0], drawn.seeds[-1]],
-        "reference": {"source": against.source, "fingerprint": against.fingerprint, "images": len(against.side.images)},
+        "reference": {"source": against.source, "fingerprint": against.fingerprint, "images": against.side.count},
         "feature_space": dataclasses.asdict(against.classifier.protocol),
         "environment": environment(model.device),
     }

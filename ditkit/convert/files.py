@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,10 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
     """
     path = Path(path)
     try:
-        loaded = (
-            load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True, mmap=True)
-        )
+        if path.suffix == ".safetensors":
+            loaded = load_file(path)
+        else:  # files from before torch 1.6 are no zip archives and cannot be mapped
+            loaded = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(

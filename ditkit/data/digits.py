@@ -9,9 +9,10 @@ import numpy as np
 from PIL import Image
 
 from ditkit.base.errors import UserError
+from ditkit.data.listed import Plain
 
 
-class Digits:
+class Digits(Plain):
     """The test part of the UCI "Optical Recognition of Handwritten Digits" set (Alpaydin & Kaynak 1998).
 
     Grey, 8x8; the scans' values 0..16 are scaled to 0..255. Raises UserError when scikit-learn is not installed.

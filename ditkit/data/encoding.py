@@ -39,7 +39,7 @@ class Interrupted(Exception):  # noqa: N818  (no error: somebody asked to stop)
 
 def captions_of(source: Source) -> Sequence[str] | None:
     """The captions of a source, one for each image; None where it has none."""
-    return getattr(source, "captions", None)
+    return source.captions
 
 
 def encode_shard(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
@@ -14,6 +15,7 @@ from ditkit.base.errors import UserError
 from ditkit.base.files import expanded
 from ditkit.data.layout import arrange
 from ditkit.data.listed import Listed, digest
+from ditkit.data.spec import kind_of_folder
 
 
 class Folder(Listed):
@@ -32,19 +34,26 @@ class Folder(Listed):
 
     @classmethod
     def recognise(cls, spec: str) -> bool:
-        """Whether ``spec`` is a folder."""
-        return bool(spec) and expanded(spec).is_dir()
+        """Whether ``spec`` is a folder that is nothing more special."""
+        return kind_of_folder(spec) == "images"
 
     def open(self, i: int) -> Image.Image:
         """Picture i, not decoded yet. Raises OSError when the file cannot be read."""
-        path = self.root / self.names[i]
-        if path.exists() and not path.is_file():
-            raise OSError("a pipe or device, not a file")  # opening it could wait for ever
-        return Image.open(path)
+        return open_file(self.root / self.names[i])
+
+    def beside(self, i: int, ending: str) -> bytes:
+        """The content of the side-car of picture i with that ending."""
+        return (self.root / self.names[i]).with_suffix(ending).read_bytes()
 
     def fingerprint(self) -> str:
-        """Digest of the names, sizes and times of change of the images."""
-        return digest((name, *_size_and_time(self.root / name)) for name in self.names)
+        """Digest of the names, sizes and times of change of the images and of what stands beside them."""
+        return digest(self._marks())
+
+    def _marks(self) -> Iterator[tuple[object, ...]]:
+        yield from ((name, *size_and_time(self.root / name)) for name in self.names)
+        for ending, places in self.sidecars.items():
+            for i in np.flatnonzero(places >= 0).tolist():
+                yield i, ending, *size_and_time((self.root / self.names[i]).with_suffix(ending))
 
 
 def _walk(root: Path) -> Iterator[str]:
@@ -72,7 +81,15 @@ def _leads_back(folder: str) -> bool:
     return os.path.commonpath([target, here]) == target
 
 
-def _size_and_time(path: Path) -> tuple[int, int]:
+def open_file(path: Path) -> Image.Image:
+    """The picture in a file, not decoded yet. Raises OSError when it cannot be read."""
+    if path.exists() and not path.is_file():
+        raise OSError("a pipe or device, not a file")  # opening it could wait for ever
+    return Image.open(path)
+
+
+def size_and_time(path: Path) -> tuple[int, int]:
+    """The size of a file in bytes and its time of change in ns; -1 where there is none."""
     try:
         status = path.stat()
     except OSError:

@@ -127,7 +127,8 @@ class LazyImageSet:
         self.notes = notes
         self._decoder = decoder
         self._workers = workers
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        # Two at least, even where one is faster: a file that is slow to come must not hold up the others.
+        self._pool = ThreadPoolExecutor(max(2, workers), thread_name_prefix="decode")
         self._bad: dict[int, Bad] = {}
         self._lock = threading.Lock()
 

@@ -1,28 +1,56 @@
-"""What folders and archives share: a source whose pictures are named files."""
+"""What folders and archives share: a source whose pictures are named files, with side-cars that say more."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from ditkit.data.layout import Layout
+import numpy as np
+from PIL import Image
+
+from ditkit.data.layout import Layout, shown
+from ditkit.data.packed import Computed
 
 
-class Listed:
-    """The part of a source (see ``ditkit.data.source.Source``) that follows from a list of names."""
+class Plain:
+    """The part of a source (see ``ditkit.data.source.Source``) that most have in common: neither captions nor maps."""
+
+    captions: Sequence[str] | None = None
+    extras: Mapping[str, Callable[[int], Image.Image]] = {}
+
+
+class Listed(Plain):
+    """The part of a source that follows from a list of names.
+
+    A file ``name.txt`` beside ``name.png`` is its caption. ``read`` gives the content of an entry of the listing.
+    """
 
     def __init__(self, spec: str, layout: Layout) -> None:
         self.spec = spec
         self.names = layout.names
         self.classes = layout.classes
         self.labels = layout.labels
+        self.entries = layout.entries
+        self.sidecars = layout.sidecars
+        if ".txt" in self.sidecars:
+            missing = np.flatnonzero(self.sidecars[".txt"] < 0)
+            self.captions: Sequence[str] | None = Computed(len(self), self._caption, missing)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def name(self, i: int) -> str:
         """The path of picture i inside the source."""
-        return self.names[i]
+        return shown(self.names[i])
+
+    def beside(self, i: int, ending: str) -> bytes:
+        """The content of the side-car of picture i with that ending (".txt"). Raises OSError when it is unreadable."""
+        raise NotADirectoryError(f"{self.spec} has no files beside its images")
+
+    def _caption(self, i: int) -> str:
+        if self.sidecars[".txt"][i] < 0:
+            return ""
+        return self.beside(i, ".txt").decode("utf-8-sig", "replace").strip()
 
 
 def digest(rows: Iterable[tuple[object, ...]]) -> str:

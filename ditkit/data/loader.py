@@ -1,4 +1,4 @@
-"""Batches whose order follows from (seed, step) alone, made ahead of time in a thread."""
+"""Batches whose order follows from (seed, step) alone, made ahead of time in threads."""
 
 from __future__ import annotations
 
@@ -32,30 +32,57 @@ class Batch:
     index: Tensor
 
 
-def batch(images: Examples, *, step: int, batch_size: int, seed: int, flip: bool = False) -> Batch:
-    """Batch ``step`` (from 0) of an endless sequence that shows each image once an epoch, in a new order each.
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """What is shown in a step: index, int64 (B,), rows of the set; epoch, int64 (B,), in which epoch each is shown.
 
-    The epochs follow each other without a gap and are cut into batches, so that a batch may span two. It depends on
-    (seed, step) and the set alone: a resume at any step goes on exactly. flip: mirrors half of the images left to
-    right, drawn anew each epoch.
+    (seed, epoch, index) is the key of every draw that concerns a picture, so that it is drawn anew each epoch.
     """
-    index, mirrored = drawn(len(images), step=step, batch_size=batch_size, seed=seed)
-    x0 = images.draw(index, mirrored & flip, seed, step)  # BCHW
-    label = None if images.labels is None else images.labels[index]
-    return Batch(x0, Condition(label=label), index)
+
+    index: Tensor
+    epoch: Tensor
 
 
-def drawn(count: int, *, step: int, batch_size: int, seed: int) -> tuple[Tensor, Tensor]:
-    """The rows of batch ``step`` of a set of ``count``, (B,) int64, and which of them would be mirrored, (B,) bool."""
-    position = torch.arange(step * batch_size, (step + 1) * batch_size)  # B
+def turn(count: int, *, step: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> Turn:
+    """The rows of step ``step`` (from 0), of an endless sequence that shows each of ``count`` rows once an epoch.
+
+    The epochs follow each other without a gap, each in a new order, and are cut into batches, so that a batch may span
+    two. It depends on (seed, step) alone: a resume at any step goes on exactly. Of ``world`` processes each takes an
+    equal share, so that those of ranks 0, 1, ... end to end are the batch of one process.
+
+    batch_size: of all processes together. Raises UserError when it is no multiple of ``world``.
+    """
+    if batch_size % world:
+        raise UserError(
+            f"batch size {batch_size} cannot be split over {world} processes: expected a multiple, such as "
+            f"{-(-batch_size // world) * world}"
+        )
+    share = batch_size // world
+    first = step * batch_size + rank * share
+    position = torch.arange(first, first + share)  # B
     epoch, place = position // count, position % count
     index = torch.empty_like(position)
-    mirrored = torch.zeros_like(position, dtype=torch.bool)
     for e in epoch.unique().tolist():
         here = epoch == e
         index[here] = _order(count, seed, e)[place[here]]
-        mirrored[here] = _mirrored(count, seed, e)[index[here]]
-    return index, mirrored
+    return Turn(index, epoch)
+
+
+def batch(
+    images: Examples, *, step: int, batch_size: int, seed: int, flip: bool = False, rank: int = 0, world: int = 1
+) -> Batch:
+    """Batch ``step`` of the sequence (see ``turn``), or the share of it that process ``rank`` of ``world`` takes.
+
+    flip: mirrors half of the images left to right, drawn anew each epoch.
+    """
+    shown = turn(len(images), step=step, batch_size=batch_size, seed=seed, rank=rank, world=world)
+    mirrored = torch.zeros_like(shown.index, dtype=torch.bool)
+    for e in shown.epoch.unique().tolist() if flip else ():
+        here = shown.epoch == e
+        mirrored[here] = _mirrored(len(images), seed, e)[shown.index[here]]
+    x0 = images.draw(shown.index, mirrored, seed, step)  # BCHW
+    label = None if images.labels is None else images.labels[shown.index]
+    return Batch(x0, Condition(label=label), shown.index)
 
 
 # A batch touches one or two epochs: what is drawn once an epoch is kept for these, not for all.
@@ -69,15 +96,16 @@ def _mirrored(count: int, seed: int, epoch: int) -> Tensor:
     return torch.rand(count, generator=rng.generator(seed, "flip", epoch)) < 0.5  # N
 
 
-def prefetch(make: Callable[[int], T], start: int = 0, stop: int | None = None, *, ahead: int = 2) -> Generator[T]:
-    """Yields make(start), make(start + 1), ... up to ``stop`` (excluded; None is endless), made ahead in one thread.
+def prefetch(make: Callable[[int], T], start: int = 0, stop: int | None = None, *, ahead: int = 4) -> Generator[T]:
+    """Yields make(start), make(start + 1), ... up to ``stop`` (excluded; None is endless), made ahead in threads.
 
-    ahead: how many wait at most, at least 1. An error in ``make`` is raised where its result is due. The thread ends
-    with the iteration, or when the iterator is closed (``contextlib.closing``).
+    ahead: how many are made or wait at most, at least 1; each in its own thread, so that one that takes long (a slow
+    file) does not keep the next ones from being made. An error in ``make`` is raised where its result is due. The
+    threads end with the iteration, or when the iterator is closed (``contextlib.closing``).
     """
     steps = itertools.count(start) if stop is None else iter(range(start, stop))
     waiting: collections.deque[Future[T]] = collections.deque()
-    pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
+    pool = ThreadPoolExecutor(ahead, thread_name_prefix="prefetch")
     try:
         waiting.extend(pool.submit(make, step) for step in itertools.islice(steps, ahead))
         while waiting:

@@ -6,6 +6,7 @@ A new kind of source is a class in a file of this folder, with what ``Source`` a
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -15,6 +16,7 @@ from PIL import Image
 from ditkit.base.errors import UserError, nearest
 from ditkit.base.files import expanded
 from ditkit.base.registry import members
+from ditkit.data.spec import word_of
 
 
 class Source(Protocol):
@@ -25,6 +27,8 @@ class Source(Protocol):
     expects: what it is, for messages ("a folder of images").
     classes: (K,) class names, the index is the label; empty for a set without classes.
     labels: (N,) int64, 0..K-1; None for a set without classes.
+    captions: (N,) texts, read when they are asked for, "" for a picture without one; None for a set without captions.
+    extras: by name ("mask", "edges"), what gives the map that belongs to picture i, of the picture's size.
     """
 
     words: ClassVar[tuple[str, ...]]
@@ -32,6 +36,8 @@ class Source(Protocol):
     spec: str
     classes: tuple[str, ...]
     labels: np.ndarray | None
+    captions: Sequence[str] | None
+    extras: Mapping[str, Callable[[int], Image.Image]]
 
     def __init__(self, spec: str) -> None: ...
 
@@ -60,9 +66,9 @@ def _is_source(value: Any) -> bool:
 
 
 def open_source(spec: str | Path) -> Source:
-    """The source that ``spec`` names: an embedded set ("digits"), a folder, an archive.
+    """The source that ``spec`` names: an embedded set ("digits", "shapes:size=64"), a folder, an archive, a table.
 
-    An embedded set's word wins over a folder of that name ("./digits" is the folder).
+    An embedded set's word wins over a folder of that name ("./digits" is the folder); else a spec is of one kind only.
     Raises UserError when nothing recognises ``spec``, naming the nearest that there is, and whatever the source raises.
     """
     spec = str(spec)
@@ -70,14 +76,14 @@ def open_source(spec: str | Path) -> Source:
     recognised = [kind for kind in kinds if kind.recognise(spec)]
     if not recognised:
         raise _unrecognised(spec, kinds)
-    return min(recognised, key=lambda kind: spec not in kind.words)(spec)
+    return min(recognised, key=lambda kind: word_of(spec) not in kind.words)(spec)
 
 
 def _unrecognised(spec: str, kinds: list[type[Source]]) -> UserError:
     expected = ", ".join(sorted(kind.expects for kind in kinds))
     if spec and expanded(spec).exists():
         return UserError(f"data {spec!r} cannot be read as images: expected one of: {expected}; check the path")
-    close = nearest(spec, [word for kind in kinds for word in kind.words]) or _sibling(Path(spec))
+    close = nearest(word_of(spec), [word for kind in kinds for word in kind.words]) or _sibling(Path(spec))
     hint = f"did you mean {close!r}?" if close else "check the path"
     return UserError(f"data {spec!r} does not exist: expected one of: {expected}; {hint}")
 

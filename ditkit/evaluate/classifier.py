@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,8 @@ from ditkit.base.files import atomic_folder, write_json
 from ditkit.base.rng import generator
 from ditkit.evaluate import task as tasks
 from ditkit.evaluate.images import check_images, check_labels, fingerprint, to_float
-from ditkit.evaluate.network import WIDTHS, ResidualNet, build, multiply_adds
+from ditkit.evaluate.networks.network import Taps
+from ditkit.evaluate.residual import WIDTHS, ResidualNet, build, multiply_adds
 from ditkit.evaluate.task import Task
 
 BATCH = 64
@@ -67,6 +68,11 @@ class Classifier:
 
     net: ResidualNet
     protocol: Protocol
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """Its feature space has no published names; only that its answers are not Inception's must be said."""
+        return {"inception_score": "classifier_score"}
 
     @property
     def heldout_accuracy(self) -> float:
@@ -119,6 +125,11 @@ class Classifier:
                 features, logits = self.net(to_float(rows.to(device)).contiguous(memory_format=torch.channels_last))
                 parts.append((features.cpu(), logits.cpu()))
         return torch.cat([f for f, _ in parts]), torch.cat([z for _, z in parts])
+
+    def look(self, images: Tensor) -> Taps:
+        """Features and, where it tells classes apart, logits of uint8 images (B, C, H, W), on the CPU."""
+        features, logits = self.measure(images, progress=False)
+        return Taps(features, logits if self.num_classes is not None else None)
 
     def features(self, images: Tensor) -> Tensor:
         """Penultimate activations (N, D) float32 of uint8 images."""

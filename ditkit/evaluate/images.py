@@ -17,8 +17,7 @@ def check_images(what: str, images: Tensor) -> None:
     """
     if images.dtype != torch.uint8:
         raise UserError(
-            f"{what} are {images.dtype}, expected torch.uint8 with values 0..255: "
-            "convert floats in [-1, 1] by ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)"
+            f"{what} are {images.dtype}{_range(images)}, expected torch.uint8 with values 0..255: {_convert(images)}"
         )
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise UserError(
@@ -26,6 +25,19 @@ def check_images(what: str, images: Tensor) -> None:
         )
     if images.numel() == 0:
         raise UserError(f"{what} have shape {tuple(images.shape)}, expected at least one image with at least one pixel")
+
+
+def check_values(what: str, images: Tensor) -> None:
+    """Raises UserError when uint8 ``images`` look like floats that lost their fractions: nothing but 0, 1 and 255.
+
+    Floats in [0, 1] become 0 and 1, those in [-1, 1] 0, 1 and 255. Looks at the first 64 images.
+    """
+    first = images[:64]
+    if bool((first == 1).any()) and bool(((first <= 1) | (first == 255)).all()):
+        raise UserError(
+            f"{what} have no values but {first.unique().tolist()}, expected 0..255: they look like floats in [0, 1] or "
+            "[-1, 1] cast to uint8; scale to 0..255 before the cast"
+        )
 
 
 def check_same_shape(what: str, images: Tensor, other: str, others: Tensor) -> None:
@@ -67,6 +79,28 @@ def fingerprint(*tensors: Tensor | None) -> str:
             digest.update(f"{tensor.dtype} {tuple(tensor.shape)};".encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _range(images: Tensor) -> str:
+    """What floats hold, to follow their type; nothing for other types."""
+    if not images.is_floating_point() or not images.numel():
+        return ""
+    bad = int((~images.flatten(1).isfinite()).any(1).sum()) if images.ndim > 1 else 0
+    if bad:
+        return f" with NaN or infinite values in {bad} of {len(images)} images"
+    return f" with values {images.min().item():.3g}..{images.max().item():.3g}"
+
+
+def _convert(images: Tensor) -> str:
+    """How these values become uint8."""
+    if not images.is_floating_point() or not images.numel() or bool((~images.isfinite()).any()):
+        return "give finite floats in [-1, 1] to ditkit.base.pixels.to_uint8"
+    low, high = images.min().item(), images.max().item()
+    if low >= 0 and high > 1.5:
+        return "they look like 0..255 already, convert by .round().to(torch.uint8)"
+    if low >= 0:
+        return "they look like [0, 1], convert by (x * 255).round().to(torch.uint8)"
+    return "convert floats in [-1, 1] by ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)"
 
 
 def _size(images: Tensor) -> str:

@@ -11,16 +11,19 @@ from torch import Tensor
 
 from ditkit.base.errors import UserError, unknown
 from ditkit.base.registry import members
-from ditkit.evaluate.classifier import Classifier
 from ditkit.evaluate.images import check_images, check_same_shape
-from ditkit.evaluate.measured import Measured, Side, measure
+from ditkit.evaluate.measured import Measured, Score, Side, measure
+from ditkit.evaluate.networks.network import FeatureNetwork
+from ditkit.evaluate.requirements import Requirements, requirements_of
+from ditkit.evaluate.statistics import Moments
 
 FEWEST = 4
 """k + 1 for k = 3 neighbours: below it no score of the distribution has a meaning."""
+SAME = "samples and reference are the same images: the score says nothing of a model"
 
 
 def available() -> dict[str, Any]:
-    """The scores by name: the functions of ``ditkit.evaluate.scores`` that take a ``Measured``."""
+    """The scores by name: the functions of ``ditkit.evaluate.scores`` that are marked ``@score``."""
     return members("ditkit.evaluate.scores", _is_score)
 
 
@@ -29,17 +32,20 @@ def evaluate_samples(
     sample_labels: Tensor | None,
     reference: Tensor,
     reference_labels: Tensor | None,
-    classifier: Classifier,
+    network: FeatureNetwork,
     *,
     scores: Sequence[str] | None = None,
+    captions: Sequence[str] | None = None,
     progress: bool = True,
 ) -> dict[str, dict[str, Any]]:
     """Scores of samples against real images, as they stand in metrics.json.
 
-    samples, reference: uint8 (N, C, H, W) of one size. Labels: int64 (N,) or None. scores: names, by default all.
-    Gives for every key {"value": float, "samples": int}, and "note" where there is something to know before
-    believing the value. Class accuracies are absent without classes.
-    Raises UserError on what has no meaning: other types or shapes, fewer than 4 images, an unknown score.
+    samples, reference: uint8 (N, C, H, W) of one size. Labels: int64 (N,) or None. captions: one for each sample.
+    scores: names, by default all that what is given allows.
+    Gives for every key {"value": float, "samples": int}, "standard_error" where it is known, and "note" where there is
+    something to know before believing the value. Class accuracies are absent without classes.
+    Raises UserError on what has no meaning: other types or shapes, fewer than 4 images, an unknown score, or one that
+    was asked for by name and cannot be computed.
     """
     check_images("samples", samples)
     check_images("reference images", reference)
@@ -47,21 +53,42 @@ def evaluate_samples(
     for what, images in (("samples", samples), ("reference images", reference)):
         if len(images) < FEWEST:
             raise UserError(f"{len(images)} {what} are too few, expected at least {FEWEST} (better 1,000): add some")
-    chosen(scores)
-    generated = measure("samples", samples, sample_labels, classifier, progress=progress)
-    real = measure("reference images", reference, reference_labels, classifier, progress=progress)
-    return compare(real, generated, classifier, scores=scores)
+    wanted = needed(scores)
+    generated = measure(
+        "samples", samples, sample_labels, network, quantities=wanted, captions=captions, progress=progress
+    )
+    real = measure("reference images", reference, reference_labels, network, quantities=wanted, progress=progress)
+    return compare(real, generated, network, scores=scores)
+
+
+def needed(scores: Sequence[str] | None = None) -> tuple[str, ...]:
+    """The quantities of a side that these scores, or all, are computed from; UserError on an unknown score."""
+    found = [requirements_of(function) for function in chosen(scores)]
+    return tuple(dict.fromkeys(name for r in found for name in (*r.samples, *r.reference)))
 
 
 def compare(
-    real: Side, generated: Side, classifier: Classifier, *, scores: Sequence[str] | None = None
+    real: Side, generated: Side, network: FeatureNetwork, *, scores: Sequence[str] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """The same from measured sides, so that a sweep measures its reference once (see ``measured.measure``)."""
-    measured = Measured(real, generated, classifier)
+    """The same from measured sides, so that a sweep measures its reference once (see ``measured.measure``).
+
+    Keys are the scores' published names in the network's feature space (``fid``), where they have one.
+    """
+    measured = Measured(real, generated, network)
+    same = SAME if same_images(real, generated) else None
     results: dict[str, dict[str, Any]] = {}
-    for score in chosen(scores):
-        for key, value in score(measured).items():
-            results[key] = {k: v for k, v in dataclasses.asdict(value).items() if v is not None}
+    for function in chosen(scores):
+        requirements = requirements_of(function)
+        missing = requirements.missing(measured)
+        if missing and scores is not None:
+            raise UserError(f"score {function.__name__!r} cannot be computed: {missing}; add them or leave it out")
+        if missing:
+            continue
+        for key, value in function(measured).items():
+            entry = _with_notes(
+                value, [value.note, requirements.note(measured), same if requirements.reference else None]
+            )
+            results[network.aliases.get(key, key)] = entry
     return results
 
 
@@ -74,8 +101,25 @@ def chosen(names: Sequence[str] | None) -> list[Any]:
     return [found[name] for name in (found if names is None else names)]
 
 
-def _is_score(value: Any) -> bool:
-    if not inspect.isfunction(value):
+def same_images(a: Side, b: Side) -> bool:
+    """Whether both sides are the same images in some order, as far as the moments of their features tell."""
+    moments = [side.held.get("moments") for side in (a, b)]
+    x, y = (m if isinstance(m, Moments) else None for m in moments)
+    if x is None or y is None or x.count != y.count or x.count < 2 or x.mean.shape != y.mean.shape:
         return False
-    takes = [p.annotation for p in inspect.signature(value, eval_str=True).parameters.values()]
-    return takes == [Measured]
+    spread, other = (m.gaussian().factor.norm() for m in (x, y))
+    # Far above what rounding of float32 features does to them, far below what another draw of as many images does.
+    near = 1e-6 * (spread + x.mean.norm())
+    return bool((x.mean - y.mean).norm() <= near) and bool((spread - other).abs() <= near)
+
+
+def _with_notes(score: Score, notes: Sequence[str | None]) -> dict[str, Any]:
+    said = "; ".join(note for note in notes if note) or None
+    values = dataclasses.asdict(dataclasses.replace(score, note=said))
+    if score.standard_error is not None:
+        values["standard_error"] = float(f"{score.standard_error:.3g}")
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _is_score(value: Any) -> bool:
+    return inspect.isfunction(value) and isinstance(getattr(value, "requirements", None), Requirements)

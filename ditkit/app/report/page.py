@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 
 from ditkit.app.report import numbers, sections, training
 from ditkit.app.report.data import ReportData
-from ditkit.app.report.html import Html, element, join
+from ditkit.app.report.html import Html, element
+from ditkit.app.report.shell import page
 from ditkit.base.files import write_text
 
 
@@ -44,30 +44,16 @@ SECTIONS = (
     Section("command", "How this page was made", numbers.command, "the command line was not recorded."),
 )
 
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-"""The browser itself refuses whatever is not in the file: no scripts, no addresses."""
-
 
 def render(data: ReportData) -> str:
     """The report as one HTML page, without scripts or external resources; all text from ``data`` is escaped."""
-    style = resources.files("ditkit.app.report").joinpath("style.css").read_text(encoding="utf-8")
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        element("meta", name_="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name_="color-scheme", content="light dark"),
-        element("title", f"{data.name} · ditkit report"),
-        element("style", Html(style)),
-    )
     links = [element("li", element("a", section.title, href=f"#{section.field}")) for section in SECTIONS]
-    body = element(
-        "body",
+    return page(
+        f"{data.name} · ditkit report",
         element("header", numbers.headline(data)),
         element("nav", element("ul", *links), aria_label="Sections"),
         element("main", *(section.render(data) for section in SECTIONS)),
     )
-    return join(Html("<!doctype html>\n"), element("html", head, body, lang="en"), Html("\n"))
 
 
 def write_report(path: Path | str, data: ReportData) -> None:

@@ -1,5 +1,5 @@
-"""The scores of the suite: every public function here that takes a ``Measured`` is one, found by its module.
+"""The scores of the suite: every public function here that is marked ``@score`` is one, found by its module.
 
-A new score is a new file with ``def name(measured: Measured) -> dict[str, Score]``. It gives one or more keys of
-metrics.json, or none where it has no meaning for what was measured (class accuracy without classes).
+A new score is a new file with a function ``(measured: Measured) -> dict[str, Score]`` under ``@score(...)``
+(see ``ditkit.evaluate.requirements``), which says what it needs, of how many images, and how it errs with few.
 """

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from ditkit.evaluate import metrics
+from ditkit.evaluate.classifier import Classifier
 from ditkit.evaluate.measured import Measured, Score
+from ditkit.evaluate.requirements import score
 
 
+@score(samples=("hits",))
 def class_accuracy(measured: Measured) -> dict[str, Score]:
     """Fraction of samples that the classifier gives the class they were drawn for; nothing without classes."""
-    samples = measured.generated
-    if samples.labels is None or measured.classifier.num_classes is None:
-        return {}
-    return {"class_accuracy": Score(metrics.accuracy(samples.logits, samples.labels), len(samples.labels))}
+    hits = measured.generated["hits"]
+    error = hits.standard_error if hits.count > 1 else None
+    return {"class_accuracy": Score(hits.value, hits.count, standard_error=error)}
 
 
+@score()
 def classifier_heldout_accuracy(measured: Measured) -> dict[str, Score]:
     """The classifier's accuracy on real images that it was not trained on; nothing without classes."""
-    classifier = measured.classifier
-    if classifier.num_classes is None:
+    network = measured.network
+    if not isinstance(network, Classifier) or network.num_classes is None:
         return {}
-    return {"classifier_heldout_accuracy": Score(classifier.heldout_accuracy, classifier.heldout_samples)}
+    return {"classifier_heldout_accuracy": Score(network.heldout_accuracy, network.heldout_samples)}
+
+
+@score(samples=("entropies",), fewest=100, enough=5000, bias="the score is biased downwards")
+def inception_score(measured: Measured) -> dict[str, Score]:
+    """Inception Score over 10 splits: sharp answers and many of them (Salimans et al. 2016, arXiv:1606.03498).
+
+    The standard error is the standard deviation over the splits over the root of their number.
+    """
+    scores = measured.generated["entropies"].scores
+    error = scores.std(correction=1).item() / len(scores) ** 0.5
+    return {"inception_score": Score(scores.mean().item(), measured.generated.count, standard_error=error)}

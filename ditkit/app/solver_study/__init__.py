@@ -1,0 +1,1 @@
+"""Floor 5: what ``ditkit study solvers`` is made of: choices of solvers, measured points, pages."""

@@ -1,0 +1,79 @@
+"""Draw quality against network evaluations for solvers of one run: ditkit study solvers RUN."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from ditkit.app.cli import parse
+from ditkit.train.settings import STRICT, Positive
+
+Several = Annotated[int, Field(ge=20, lt=2**31)]
+"""Samples of which a tenth can be left out and enough remain."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class Options:
+    """Draw quality against network evaluations for chosen solvers, as a table and a plot in RUN/studies.
+
+    Points are kept as they are made: the same command goes on where it was interrupted, and one with other solvers or
+    budgets adds to the table. Other samples, guidance, weights or images make another table.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run's folder."""
+    solvers: tuple[str, ...] = ("ddpm", "ddim", "heun", "dpmpp_2m", "unipc")
+    """Solvers, each NAME[:OPTION=VALUE,...][@GRID[:OPTION=VALUE,...]], such as dpmpp_2m ddim:eta=0.5 heun@karras:rho=5;
+    without a grid: uniform."""
+    evaluations: tuple[Positive, ...] = (5, 10, 20, 50)
+    """Budgets of network evaluations per sample (a guided pair counts once); a solver of two evaluations a step gets
+    half the steps, one of adaptive steps takes what it needs."""
+    num: Several = 1000
+    """Samples per point."""
+    seed: int = 0
+    """Seed of the first sample; the next ones count up, the same for every point."""
+    guidance: float | None = None
+    """Classifier-free guidance scale; 1: none; None: the recipe's."""
+    clip: bool | None = None
+    """Keep the predicted image inside [-1, 1]; None: the recipe's."""
+    batch_size: Positive | None = None
+    """Images drawn at a time; None: the recipe's."""
+    reference: str | None = None
+    """Real images: digits, a folder or a .zip; None: what the run was trained on."""
+    device: str | None = None
+    """auto, cpu, cuda, ...; None: the recipe's."""
+
+
+def main(args: Sequence[str]) -> int:
+    """The study."""
+    options = parse(Options, "study solvers", args)
+    from ditkit.app import measuring
+    from ditkit.app.commands.sample import How
+    from ditkit.app.run import load_model, open_run
+    from ditkit.app.solver_study import pages
+    from ditkit.app.solver_study.choice import plan
+    from ditkit.app.solver_study.points import Judge, Study, protocol
+
+    run = open_run(options.run)
+    how = How(guidance=options.guidance, clip=options.clip, batch_size=options.batch_size)
+    sampling = how.over(run.recipe.sample)
+    tasks = plan(run.recipe.process, sampling, options.solvers, options.evaluations)
+    model = load_model(run, device=options.device)
+    against = measuring.reference(model, options.reference)
+    seeds = range(options.seed, options.seed + options.num)
+    study = Study.open(run.folder / "studies", protocol(model, against, sampling, seeds))
+    judge = Judge.of(model, against, seeds)
+    left = [task for task in tasks if not study.has(task)]
+    for k, task in enumerate(left):
+        study = study.with_point(judge.point(task, f"{task.choice}, {task.steps} steps ({k + 1} of {len(left)})"))
+        study.write(model.device)
+        pages.write(study)
+    pages.write(study)
+    print(pages.table_text(study))
+    print(f"\nwritten to {study.folder} (points.json, table.md, plot.svg, page.html)")
+    return 0
