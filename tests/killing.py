@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 import ditkit.app.commands.train
+import ditkit.app.encoding
 import ditkit.app.training  # noqa: F401  (what the children need is imported before they are made)
 from ditkit.app.cli import main
 from ditkit.train.optim import adamw, update

@@ -8,7 +8,11 @@ import io
 import json
 import os
 import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -142,3 +146,24 @@ def environment() -> dict[str, str]:
     """The environment of a subprocess that finds this checkout's package and tests."""
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}  # as most users' is
     return buffered | {"PYTHONPATH": os.pathsep.join([str(root()), os.environ.get("PYTHONPATH", "")])}
+
+
+Trial = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def trial() -> Iterator[Trial]:
+    """trial(args, at=..., after=..., signal=...): the outcome of a command that is killed (see tests/killing.py)."""
+    command = [sys.executable, "-m", "tests.killing"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root(), env=environment()
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+
+        def ask(args: list[Any], **when: Any) -> dict[str, Any]:
+            print(json.dumps({"args": [str(arg) for arg in args], **when}), file=process.stdin, flush=True)
+            return json.loads(process.stdout.readline())
+
+        yield ask
+        process.stdin.close()

@@ -2,40 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ditkit.train import checkpoint
-from tests.running import TINY, assert_same_tensors, ditkit, environment, losses, made, root, train, weights
-
-Trial = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def trial() -> Iterator[Trial]:
-    """trial(args, at=..., after=..., signal=...): the outcome of a command that is killed (see tests/killing.py)."""
-    command = [sys.executable, "-m", "tests.killing"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root(), env=environment()
-    ) as process:
-        assert process.stdin
-        assert process.stdout
-
-        def ask(args: list[Any], **when: Any) -> dict[str, Any]:
-            print(json.dumps({"args": [str(arg) for arg in args], **when}), file=process.stdin, flush=True)
-            return json.loads(process.stdout.readline())
-
-        yield ask
-        process.stdin.close()
+from tests.running import TINY, Trial, assert_same_tensors, ditkit, environment, losses, made, train, weights
 
 
 def leftovers(run: Path) -> list[Path]:

@@ -14,19 +14,19 @@ from torch import nn
 from tqdm import tqdm
 
 from ditkit.app.recipe import AnyRecipe, ClassifierRecipe, Model, Noising, Process, Recipe, Sampling
+from ditkit.app.stored import autoencoder_of
 from ditkit.backbones.classifier import NoisyClassifier
 from ditkit.backbones.output import Output
 from ditkit.base import registry
 from ditkit.base.errors import UserError, unknown
-from ditkit.base.pixels import from_uint8
 from ditkit.condition import Condition
-from ditkit.convert.autoencoder import load_autoencoder
-from ditkit.data.images import Images
+from ditkit.data.images import Examples
+from ditkit.data.store import is_store
 from ditkit.encoders.autoencoder import Autoencoder, encode_keyed
 from ditkit.guidance import Interval
 from ditkit.objectives.loss import Draws
 from ditkit.objectives.neighbours import References
-from ditkit.process.denoiser import Denoised, Denoiser
+from ditkit.process.denoiser import Denoise, Denoised, Denoiser
 from ditkit.process.density import Density
 from ditkit.process.grids import check
 from ditkit.process.path import Path
@@ -275,26 +275,30 @@ def device(name: str) -> torch.device:
 
 
 def autoencoder(recipe: AnyRecipe, where: torch.device) -> Autoencoder:
-    """The autoencoder that the recipe names, frozen, on a device."""
-    return load_autoencoder(recipe.data.autoencoder, device=where)
+    """The autoencoder that the recipe names, or that its latent store brings, frozen, on a device."""
+    return autoencoder_of(recipe.data, where)
 
 
 def encode(recipe: AnyRecipe, autoencoder: Autoencoder) -> Encode | None:
-    """What brings the recipe's training batches to latent space; None in pixel space."""
-    if recipe.data.autoencoder is None:
+    """What brings the recipe's training batches to latent space; None in pixel space, and where they are latents."""
+    if recipe.data.autoencoder is None or is_store(recipe.data.source):
         return None
     return lambda pixels, step: encode_keyed(autoencoder, pixels, recipe.seed, step)
 
 
-def references(images: Images, encode: Encode | None, flip: bool, where: torch.device) -> References:
-    """The images as the network sees them in training: in [-1, 1] or as latents; with their mirror images if flip."""
-    rows = torch.arange(len(images)).split(256)
-    parts = [from_uint8(images.get(part)) for part in tqdm(rows, "index", delay=2, leave=False)]
-    data, labels = torch.cat(parts), images.labels
-    if flip:
-        data, labels = torch.cat([data, data.flip(-1)]), None if labels is None else labels.repeat(2)
+def references(images: Examples, encode: Encode | None, flip: bool, where: torch.device, seed: int) -> References:
+    """The examples as the network sees them in training: in [-1, 1] or as latents; with their mirror images if flip."""
+    parts = torch.arange(len(images)).split(256)
+    ways = [(mirrored, part) for mirrored in ((False, True) if flip else (False,)) for part in parts]
+    # latents each with their own noise of the posterior: as steps before the first
+    drawn = [
+        images.draw(part, torch.full_like(part, mirrored, dtype=torch.bool), seed, -1 - i)
+        for i, (mirrored, part) in enumerate(tqdm(ways, "index", delay=2, leave=False))
+    ]
+    data, labels = torch.cat(drawn), images.labels
+    if flip and labels is not None:
+        labels = labels.repeat(2)
     if encode:
-        # each with its own noise of the posterior: as steps before the first
         bar = tqdm(data.split(256), "latents", delay=2, leave=False)
         data = torch.cat([encode(part.to(where), -1 - i) for i, part in enumerate(bar)])
     return References.among(data.to(where), labels, len(images.classes))

@@ -8,7 +8,7 @@ from torch import nn
 
 from ditkit.app.run import Run
 from ditkit.base import registry
-from ditkit.data.images import Images
+from ditkit.data.images import Examples
 from ditkit.encoders.autoencoder import Autoencoder
 from ditkit.train.task import Task
 from ditkit.train.trainer import Hook
@@ -42,7 +42,7 @@ class Kind(Protocol):
         """Inputs of the network for one image, by which its cost is counted."""
         ...
 
-    def task(self, facts: dict[str, Any], images: Images) -> Task[Any]:
+    def task(self, facts: dict[str, Any], images: Examples) -> Task[Any]:
         """What is learned from the images, on the recipe's device. Raises UserError where they do not allow it."""
         ...
 

@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from ditkit.app.measuring import matched_labels
 from ditkit.app.run import Model, Run, environment
-from ditkit.app.training import read_data, split
+from ditkit.app.stored import read_images
+from ditkit.app.training import split
 from ditkit.base.errors import UserError
 from ditkit.base.files import write_json
 from ditkit.condition import NULL_LABEL, Condition
@@ -65,14 +66,15 @@ def _given(model: Model, source: str) -> tuple[Images, dict[str, Any]]:
 
 def _own(model: Model) -> tuple[Images, dict[str, Any]]:
     recipe = model.run.recipe
-    images, facts = read_data(recipe, model.autoencoder)
-    if facts["fingerprint"] != model.facts["fingerprint"]:
+    source, fingerprint = recipe.data.source, open_source(recipe.data.source).fingerprint()
+    if fingerprint != model.facts["fingerprint"]:
         raise UserError(
-            f"data {facts['source']!r} changed since the run began, and with it which images are held out: give --data"
+            f"data {source!r} changed since the run began, and with it which images are held out: give --data"
         )
+    images = read_images(recipe.data)
     learned, held = split(images, recipe)
     which = "trained on" if held is None else "held out"
-    about = {"source": facts["source"], "fingerprint": facts["fingerprint"], "which": which, "notes": images.notes}
+    about = {"source": source, "fingerprint": fingerprint, "which": which, "notes": images.notes}
     return learned if held is None else held, about
 
 

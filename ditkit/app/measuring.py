@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ditkit.app.recipe import Sampling
 from ditkit.app.run import Model, Run, environment
-from ditkit.app.training import read_data, split
+from ditkit.app.stored import read_images
+from ditkit.app.training import split
 from ditkit.base.errors import UserError
 from ditkit.base.files import write_json
 from ditkit.data.images import Images, load_images
@@ -100,7 +101,7 @@ def copies(model: Model, samples: Tensor) -> tuple[CopyReport, Tensor] | None:
     recipe = model.run.recipe
     if not recipe.data.heldout:
         return None
-    learned, held = split(read_data(recipe, model.autoencoder)[0], recipe)
+    learned, held = split(read_images(recipe.data), recipe)
     if held is None or len(held) < FEWEST_HELDOUT:
         return None
     training = _all(learned)

@@ -55,7 +55,7 @@ class Neighbours:
 
 def neighbours(images: Images, path: Path, k: int | None, n: int, where: torch.device) -> Neighbours:
     """The images as a model of a path, on a device; k, n: see KNNDenoiser (k None: NEIGHBOURS, or what a class has)."""
-    references = build.references(images, None, False, where)
+    references = build.references(images, None, flip=False, where=where, seed=0)  # pictures: nothing is drawn
     smallest = min(len(index.data) for index in (references.whole, *references.classes))
     denoiser = KNNDenoiser(path, references, min(NEIGHBOURS, smallest) if k is None else k, n)
     return Neighbours(denoiser, images.shape, images.classes, where)

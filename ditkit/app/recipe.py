@@ -24,7 +24,7 @@ class Data:
     """The images to learn from."""
 
     source: Annotated[str, tyro.conf.arg(name="data", prefix_name=False, metavar="SOURCE")] = ""
-    """digits (embedded), or a folder or .zip with one subfolder per class, or with images and no classes."""
+    """digits (embedded), a folder or .zip with one subfolder per class or no classes, or what ditkit encode made."""
     size: int | tuple[int, int] | None = None
     """Height and width in pixels that images are brought to; None: what most of them have."""
     channels: Literal[1, 3] | None = None
@@ -36,7 +36,9 @@ class Data:
     heldout: BelowOne = 0.0
     """Share of each class that is never trained on, to tell memorised samples from new ones."""
     autoencoder: str | None = None
-    """An autoencoder's folder or file: diffuse in its latent space; None: pixels."""
+    """An autoencoder's folder or file: diffuse in its latent space; None: pixels, or a latent store's own."""
+    normalise: Literal["published", "measured"] = "published"
+    """How latents are normalised: by the autoencoder's published constants, or by a latent store's statistics."""
 
 
 @dataclass(frozen=True, config=STRICT)

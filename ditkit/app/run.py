@@ -25,7 +25,7 @@ from ditkit.app.classes import turns
 from ditkit.app.recipe import ClassifierRecipe, R, Recipe, Sampling, from_yaml, kind_of, read_text, to_yaml
 from ditkit.base import registry
 from ditkit.base.errors import UserError
-from ditkit.base.files import check_new_folder, explained, write_text
+from ditkit.base.files import alone, check_new_folder, explained, write_text
 from ditkit.base.pixels import to_uint8
 from ditkit.condition import Condition
 from ditkit.encoders.autoencoder import Autoencoder
@@ -78,17 +78,8 @@ class Run(Generic[R]):
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """Within it, no other process trains this run. UserError where one does already."""
-        descriptor = os.open(self.folder, os.O_RDONLY)
-        try:
-            with contextlib.suppress(ImportError):  # a system without such locks
-                import fcntl
-
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with alone(self.folder, f"run {self.folder} is being trained by another process: wait for it, or stop it"):
             yield
-        except BlockingIOError:
-            raise UserError(f"run {self.folder} is being trained by another process: wait for it, or stop it") from None
-        finally:
-            os.close(descriptor)
 
     def forget_after(self, step: int) -> int:
         """Drops the log's records of later steps than ``step`` (their work is done anew); how many they were."""

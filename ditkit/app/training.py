@@ -5,28 +5,34 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from ditkit.app.kind import Kind, find_kind
 from ditkit.app.recipe import AnyRecipe, to_yaml
 from ditkit.app.run import Run, check_autoencoder, check_new, create, kind_of_run, open_checkpoint, open_run
+from ditkit.app.stored import read_latents
 from ditkit.base.errors import UserError
 from ditkit.base.files import clear_leftovers, expanded, write_text
-from ditkit.data.images import Images, load_images
+from ditkit.data.images import Examples, load_images
 from ditkit.data.loader import batch, prefetch, split_heldout
 from ditkit.data.source import open_source
+from ditkit.data.store import is_store
 from ditkit.encoders.autoencoder import Autoencoder
 from ditkit.train import checkpoint
 from ditkit.train.trainer import Hook, Trainer, stop_on_signals
 
+E = TypeVar("E", bound=Examples)
 
-def read_data(recipe: AnyRecipe, autoencoder: Autoencoder) -> tuple[Images, dict[str, Any]]:
-    """The recipe's images, and the facts about them that the model and later readers need, as JSON values.
+
+def read_data(recipe: AnyRecipe, autoencoder: Autoencoder) -> tuple[Examples, dict[str, Any]]:
+    """The recipe's examples, and the facts about them that the model and later readers need, as JSON values.
 
     input_size and channels are those of what is diffused: of the latents, or in pixel space of the images.
     """
+    if is_store(recipe.data.source):
+        return read_latents(recipe.data)
     source = open_source(recipe.data.source)
     images = load_images(source, size=recipe.data.size, channels=recipe.data.channels)
     if not recipe.data.classes:
@@ -46,7 +52,7 @@ def read_data(recipe: AnyRecipe, autoencoder: Autoencoder) -> tuple[Images, dict
     return images, facts
 
 
-def split(images: Images, recipe: AnyRecipe) -> tuple[Images, Images | None]:
+def split(images: E, recipe: AnyRecipe) -> tuple[E, E | None]:
     """What is trained on, and what is held out (None: nothing), by the recipe's share and seed."""
     if not recipe.data.heldout:
         return images, None
@@ -138,7 +144,7 @@ def _save(run: Run[Any], trainer: Trainer, facts: dict[str, Any]) -> None:
     checkpoint.save(run.folder, trainer.step, tensors, about, keep=trainer.settings.keep_checkpoints)
 
 
-def _train(run: Run[Any], kind: Kind, trainer: Trainer, images: Images, facts: dict[str, Any]) -> str | None:
+def _train(run: Run[Any], kind: Kind, trainer: Trainer, images: Examples, facts: dict[str, Any]) -> str | None:
     recipe, settings = run.recipe, trainer.settings
 
     def make(step: int) -> Any:
@@ -158,7 +164,7 @@ def _train(run: Run[Any], kind: Kind, trainer: Trainer, images: Images, facts: d
     return trainer.stopping
 
 
-def _log_skipped(run: Run[Any], step: int, images: Images) -> None:
+def _log_skipped(run: Run[Any], step: int, images: Examples) -> None:
     """Names the images that do not decode in the log, each once."""
     named = {r["image"] for r in run.records() if r.get("event") == "skipped"}
     for name, reason in images.skipped:

@@ -7,10 +7,13 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from ditkit.base.errors import UserError
 
@@ -44,6 +47,35 @@ def explained(path: Path) -> Iterator[None]:
         if error.errno in _FULL:
             raise no_space(path, error) from error
         raise
+
+
+@contextlib.contextmanager
+def system_errors(path: Path) -> Iterator[None]:
+    """Raises the system's error that safetensors hides in its words, when ``path`` is written, as an OSError."""
+    try:
+        yield
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        if code:
+            raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+        raise
+
+
+@contextlib.contextmanager
+def alone(folder: Path, refusal: str) -> Iterator[None]:
+    """Within it, no other process is within it for the same folder. UserError with ``refusal`` where one is."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(ImportError):  # a system without such locks
+            import fcntl
+
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(refusal) from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def check_new_folder(folder: Path) -> None:

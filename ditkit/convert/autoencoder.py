@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
+from torch import nn
 
 from ditkit.base.errors import UserError
+from ditkit.base.files import atomic_folder, system_errors, write_json
 from ditkit.base.registry import members
+from ditkit.convert.autoencoder_diffusers import DiffusersAutoencoder
 from ditkit.convert.autoencoder_layout import AutoencoderLayout, arguments
 from ditkit.convert.files import read_state
 from ditkit.convert.layout import State
 from ditkit.encoders.autoencoder import Autoencoder, AutoencoderKL, Identity
+from ditkit.encoders.autoencoder_blocks import Stage
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 SCALE_OF_SD = 0.18215
@@ -36,11 +41,13 @@ def load_autoencoder(
     scale: float | None = None,
     shift: float | None = None,
     device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> Autoencoder:
     """The autoencoder of a file or folder, frozen; pixel space for None.
 
     spec: a folder with config.json and diffusion_pytorch_model.safetensors, or a file of weights in any known layout,
-    whose config.json may lie beside it. scale, shift: win over those of config.json.
+    whose config.json may lie beside it. scale, shift: win over those of config.json. dtype: of the weights, in which
+    it computes (see ``AutoencoderKL.dtype``); bfloat16 takes half the memory.
     Raises UserError for files that are missing, cut short or of something else, and when nothing says the scale.
     """
     if spec is None:
@@ -54,7 +61,40 @@ def load_autoencoder(
         scale=said.get("scaling_factor") if scale is None else scale,
         shift=(said.get("shift_factor") or 0.0) if shift is None else shift,
     )
-    return net.to(device)
+    return net.to(device, dtype)
+
+
+def save_autoencoder(net: AutoencoderKL, folder: Path) -> None:
+    """Writes an autoencoder as it is published, config.json and weights in diffusers' layout: ``load_autoencoder``
+    reads it back with the same identity. The folder is made, or replaced as a whole.
+    """
+    theirs = DiffusersAutoencoder.from_ditkit(net.state_dict())
+    with atomic_folder(folder) as temporary:
+        with system_errors(folder / WEIGHTS):
+            save_file({name: value.contiguous().cpu() for name, value in theirs.items()}, temporary / WEIGHTS)
+        write_json(temporary / CONFIG, config_of(net))
+
+
+def config_of(net: AutoencoderKL) -> dict[str, Any]:
+    """The config.json of an autoencoder, as diffusers reads it."""
+    stages = [stage for stage in net.encoder.stages if isinstance(stage, Stage)]
+    quant_conv = isinstance(net.quant_conv, nn.Conv2d)
+    return {
+        "_class_name": "AutoencoderKL",
+        "act_fn": "silu",
+        "in_channels": net.channels,
+        "out_channels": net.channels,
+        "latent_channels": net.latent_channels,
+        "block_out_channels": [stage.width for stage in stages],
+        "layers_per_block": len(stages[0].blocks),
+        "down_block_types": ["DownEncoderBlock2D"] * len(stages),
+        "up_block_types": ["UpDecoderBlock2D"] * len(stages),
+        "norm_num_groups": net.encoder.norm_out.num_groups,
+        "use_quant_conv": quant_conv,
+        "use_post_quant_conv": quant_conv,
+        "scaling_factor": net.scale,
+        "shift_factor": net.shift or None,
+    }
 
 
 def build_autoencoder(

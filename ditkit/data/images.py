@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ditkit.base.errors import UserError
+from ditkit.base.pixels import from_uint8
 from ditkit.data.decode import MOST_BAD, Bad, Decoder, default_workers, survey, too_many_bad
 from ditkit.data.preprocess import Size
 from ditkit.data.source import Source
@@ -29,30 +30,52 @@ _LONGEST = 2**16
 _log = logging.getLogger(__name__)
 
 
-class Images(Protocol):
-    """Pictures of one shape, addressed by row.
+class Examples(Protocol):
+    """What is learned from, addressed by row: pictures, or latents of pictures.
 
     shape: (C, H, W). labels: (N,) int64, or None without classes. classes: (K,) names, empty without.
     indices: (N,) int64, the place of each row in the source. skipped: the pictures that do not decode, as
     (name, reason). notes: what was done to the pictures, one line each, for the log.
     """
 
-    shape: tuple[int, int, int]
     labels: Tensor | None
     classes: tuple[str, ...]
     indices: Tensor
-    skipped: list[tuple[str, str]]
-    notes: list[str]
+
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]: ...
+
+    @property
+    def notes(self) -> list[str]: ...
 
     def __len__(self) -> int: ...
+
+    def draw(self, rows: Tensor, mirrored: Tensor, seed: int, step: int) -> Tensor:
+        """What is learned of ``rows`` (B,) int64 in a step: float32 (B, C, H, W), pixels in [-1, 1].
+
+        mirrored: (B,) bool, which of them left to right.
+        """
+        ...
+
+    def subset(self, rows: Tensor) -> Self:
+        """The set of ``rows`` (M,) int64, in that order, with the same classes."""
+        ...
+
+
+class Images(Examples, Protocol):
+    """Pictures of one shape, addressed by row (see ``Examples``)."""
 
     def get(self, rows: Tensor) -> Tensor:
         """The pictures of ``rows`` (B,) int64: uint8 (B, C, H, W)."""
         ...
 
-    def subset(self, rows: Tensor) -> Images:
-        """The set of the pictures of ``rows`` (M,) int64, in that order, with the same classes."""
-        ...
+
+def _pixels(pictures: Tensor, mirrored: Tensor) -> Tensor:
+    x0 = from_uint8(pictures)  # BCHW
+    return torch.where(mirrored[:, None, None, None], x0.flip(-1), x0) if mirrored.any() else x0
 
 
 @dataclasses.dataclass
@@ -76,6 +99,10 @@ class ImageSet:
     def get(self, rows: Tensor) -> Tensor:
         """The pictures of ``rows`` (B,) int64: uint8 (B, C, H, W)."""
         return self.images[rows]
+
+    def draw(self, rows: Tensor, mirrored: Tensor, seed: int, step: int) -> Tensor:
+        """The pictures of ``rows``, mirrored or not, as pixels (see ``Examples``)."""
+        return _pixels(self.get(rows), mirrored)
 
     def subset(self, rows: Tensor) -> ImageSet:
         """The set of the pictures of ``rows`` (M,) int64, copied, in that order, with the same classes."""
@@ -112,6 +139,10 @@ class LazyImageSet:
         """The pictures of ``rows`` (B,) int64: uint8 (B, C, H, W), decoded in threads."""
         pixels = list(self._pool.map(self._decode, rows.tolist()))
         return torch.from_numpy(np.stack(pixels)) if pixels else torch.empty((0, *self.shape), dtype=torch.uint8)
+
+    def draw(self, rows: Tensor, mirrored: Tensor, seed: int, step: int) -> Tensor:
+        """The pictures of ``rows``, mirrored or not, as pixels (see ``Examples``)."""
+        return _pixels(self.get(rows), mirrored)
 
     def subset(self, rows: Tensor) -> LazyImageSet:
         """The set of the pictures of ``rows`` (M,) int64, in that order, with the same classes."""

@@ -15,16 +15,17 @@ from torch import Tensor
 
 from ditkit.base import rng
 from ditkit.base.errors import UserError
-from ditkit.base.pixels import from_uint8
 from ditkit.condition import Condition
-from ditkit.data.images import Images
+from ditkit.data.images import Examples
 
 T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """x0: float32 (B, C, H, W) in [-1, 1]. condition: labels (B,) or nothing. index: int64 (B,), rows of the set."""
+    """x0: float32 (B, C, H, W), pixels in [-1, 1] or latents.
+
+    condition: labels (B,) or nothing. index: int64 (B,), rows of the set."""
 
     x0: Tensor
     condition: Condition
@@ -68,20 +69,18 @@ def turn(count: int, *, step: int, batch_size: int, seed: int, rank: int = 0, wo
 
 
 def batch(
-    images: Images, *, step: int, batch_size: int, seed: int, flip: bool = False, rank: int = 0, world: int = 1
+    images: Examples, *, step: int, batch_size: int, seed: int, flip: bool = False, rank: int = 0, world: int = 1
 ) -> Batch:
     """Batch ``step`` of the sequence (see ``turn``), or the share of it that process ``rank`` of ``world`` takes.
 
     flip: mirrors half of the images left to right, drawn anew each epoch.
     """
     shown = turn(len(images), step=step, batch_size=batch_size, seed=seed, rank=rank, world=world)
-    x0 = from_uint8(images.get(shown.index))  # BCHW
-    if flip:
-        mirrored = torch.zeros_like(shown.index, dtype=torch.bool)
-        for e in shown.epoch.unique().tolist():
-            here = shown.epoch == e
-            mirrored[here] = _mirrored(len(images), seed, e)[shown.index[here]]
-        x0 = torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)
+    mirrored = torch.zeros_like(shown.index, dtype=torch.bool)
+    for e in shown.epoch.unique().tolist() if flip else ():
+        here = shown.epoch == e
+        mirrored[here] = _mirrored(len(images), seed, e)[shown.index[here]]
+    x0 = images.draw(shown.index, mirrored, seed, step)  # BCHW
     label = None if images.labels is None else images.labels[shown.index]
     return Batch(x0, Condition(label=label), shown.index)
 
@@ -117,7 +116,7 @@ def prefetch(make: Callable[[int], T], start: int = 0, stop: int | None = None, 
         pool.shutdown(cancel_futures=True)
 
 
-def split_heldout(images: Images, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+def split_heldout(images: Examples, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Rows to learn from and rows held out, int64, both ascending: ``fraction`` of each class, at least one.
 
     Each class keeps at least one on either side. Depends on (seed, labels) alone. Raises UserError for a fraction

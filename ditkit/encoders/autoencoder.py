@@ -71,6 +71,50 @@ class Identity:
 
 
 @dataclasses.dataclass(frozen=True)
+class Whitened:
+    """An autoencoder whose latents are brought to mean 0 and standard deviation 1 by measured statistics.
+
+    mean, std: of each channel of ``inner``'s latents, (c,).
+    """
+
+    inner: Autoencoder
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def identity(self) -> str:
+        """See ``Autoencoder``."""
+        return whitened_identity(self.inner.identity, self.mean, self.std)
+
+    def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
+        """See ``Autoencoder``."""
+        latents = self.inner.encode(pixels, noise)
+        return (latents - per_channel(self.mean, latents)) / per_channel(self.std, latents)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """See ``Autoencoder``."""
+        return self.inner.decode(latents * per_channel(self.std, latents) + per_channel(self.mean, latents))
+
+    def latent_shape(self, shape: Shape) -> Shape:
+        """See ``Autoencoder``."""
+        return self.inner.latent_shape(shape)
+
+
+def whitened_identity(inner: str, mean: Sequence[float], std: Sequence[float]) -> str:
+    """The identity of an autoencoder whose latents are whitened by measured statistics."""
+
+    def told(values: Sequence[float]) -> str:
+        return ",".join(f"{value:.6g}" for value in values)
+
+    return f"{inner} measured mean {told(mean)} std {told(std)}"
+
+
+def per_channel(values: Sequence[float], latents: Tensor) -> Tensor:
+    """One number for each channel of latents (B, c, h, w): (c, 1, 1) of their dtype and device."""
+    return torch.tensor(values, dtype=latents.dtype, device=latents.device)[:, None, None]
+
+
+@dataclasses.dataclass(frozen=True)
 class Posterior:
     """The diagonal Gaussian q(z | x) over latents before normalisation.
 
@@ -143,6 +187,11 @@ class AutoencoderKL(nn.Module):
         initialise(self, seed)
 
     @property
+    def dtype(self) -> torch.dtype:
+        """That of the weights, in which all is computed; what goes in and comes out has the caller's."""
+        return self.encoder.conv_in.weight.dtype
+
+    @property
     def identity(self) -> str:
         """See ``Autoencoder``."""
         digest = hashlib.sha256()
@@ -174,11 +223,11 @@ class AutoencoderKL(nn.Module):
 
     def moments(self, pixels: Tensor) -> Tensor:
         """Means and log variances (B, 2c, h, w) of pixels (B, C, H, W), before normalisation."""
-        return self.quant_conv(self.encoder(pixels))
+        return self.quant_conv(self.encoder(pixels.to(self.dtype))).to(pixels.dtype)
 
     def reconstruct(self, z: Tensor) -> Tensor:
         """Pixels (B, C, H, W) of latents (B, c, h, w) that are not normalised."""
-        return self.decoder(self.post_quant_conv(z))
+        return self.decoder(self.post_quant_conv(z.to(self.dtype))).to(z.dtype)
 
     def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
         """See ``Autoencoder``."""

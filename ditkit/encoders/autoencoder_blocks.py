@@ -82,6 +82,7 @@ class Stage(nn.Module):
 
     def __init__(self, width_in: int, width: int, blocks: int, groups: int, resample: nn.Module) -> None:
         super().__init__()
+        self.width = width
         self.blocks = nn.Sequential(*(ResBlock(width if j else width_in, width, groups) for j in range(blocks)))
         self.resample = resample
 
@@ -112,8 +113,15 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, out_channels, H/f, W/f)."""
-        h = self.mid(self.stages(self.conv_in(x)))
-        return self.conv_out(F.silu(self.norm_out(h)))
+        return self.through_middle(self.descend(x))
+
+    def descend(self, x: Tensor) -> Tensor:
+        """The part that sees a neighbourhood (but for its norms): (B, C, H, W) to (B, widths[-1], H/f, W/f)."""
+        return self.stages(self.conv_in(x))
+
+    def through_middle(self, h: Tensor) -> Tensor:
+        """The part that sees the whole image, at the lowest resolution: to (B, out_channels, H/f, W/f)."""
+        return self.conv_out(F.silu(self.norm_out(self.mid(h))))
 
 
 class Decoder(nn.Module):
@@ -134,5 +142,12 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """(B, in_channels, h, w) to (B, C, f h, f w)."""
-        h = self.stages(self.mid(self.conv_in(z)))
-        return self.conv_out(F.silu(self.norm_out(h)))
+        return self.ascend(self.through_middle(z))
+
+    def through_middle(self, z: Tensor) -> Tensor:
+        """The part that sees the whole image, at the lowest resolution: to (B, widths[-1], h, w)."""
+        return self.mid(self.conv_in(z))
+
+    def ascend(self, h: Tensor) -> Tensor:
+        """The part that sees a neighbourhood (but for its norms): (B, widths[-1], h, w) to (B, C, f h, f w)."""
+        return self.conv_out(F.silu(self.norm_out(self.stages(h))))

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ditkit.base.errors import UserError
-from ditkit.base.files import atomic_folder, remove_folder, sha256
+from ditkit.base.files import atomic_folder, remove_folder, sha256, system_errors
 
 FORMAT = "ditkit-checkpoint-1"
 _FOLDER = re.compile(r"step-(\d{7,})$")
@@ -72,13 +71,8 @@ def _folder(run: Path, step: int) -> Path:
 
 
 def _write(tensors: dict[str, Tensor], path: Path) -> None:
-    try:
+    with system_errors(path):
         save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, path)
-    except SafetensorError as error:
-        code = re.search(r"os error (\d+)", str(error))  # the library hides the system's error in its words
-        if code:
-            raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
-        raise
 
 
 def steps(run: Path) -> list[Path]:

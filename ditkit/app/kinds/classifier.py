@@ -14,7 +14,7 @@ from ditkit.app.recipe import ClassifierRecipe
 from ditkit.app.run import Run, check_autoencoder, open_checkpoint, open_run
 from ditkit.backbones.classifier import NoisyClassifier
 from ditkit.base.errors import UserError
-from ditkit.data.images import Images
+from ditkit.data.images import Examples
 from ditkit.process.path import Path, same_path, time_of
 from ditkit.train import checkpoint
 from ditkit.train.classifying import Classifying, network_input
@@ -46,7 +46,7 @@ class ClassifierRuns:
         """See ``Kind``."""
         return torch.zeros(1, facts["channels"], *facts["input_size"]), torch.zeros(1)
 
-    def task(self, facts: dict[str, Any], images: Images) -> Classifying:
+    def task(self, facts: dict[str, Any], images: Examples) -> Classifying:
         """See ``Kind``. Raises UserError for data with fewer than two classes."""
         recipe = self.settings
         return Classifying(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -13,7 +14,7 @@ from ditkit.app.pictures import grid, save_png
 from ditkit.app.recipe import Recipe
 from ditkit.app.run import Model, Run, check_sampling
 from ditkit.condition import Condition
-from ditkit.data.images import Images
+from ditkit.data.images import Examples
 from ditkit.objectives.neighbours import References
 from ditkit.train.denoising import Denoising
 from ditkit.train.trainer import Hook, Trainer
@@ -46,12 +47,12 @@ class DenoiserRuns:
         label = torch.zeros(1, dtype=torch.int64) if facts["classes"] else None
         return torch.zeros(1, facts["channels"], *facts["input_size"]), torch.zeros(1), Condition(label=label)
 
-    def task(self, facts: dict[str, Any], images: Images) -> Denoising:
+    def task(self, facts: dict[str, Any], images: Examples) -> Denoising:
         """See ``Kind``."""
         recipe = self.settings
         denoiser = build.denoiser(recipe, self.network(recipe, facts).to(self.device))
         encode = build.encode(recipe, self.autoencoder)
-        needs = {References: lambda: build.references(images, encode, recipe.data.flip, self.device)}
+        needs = {References: lambda: build.references(images, encode, recipe.data.flip, self.device, recipe.seed)}
         objective = build.objective(recipe.process, needs)
         build.check_objective(recipe.process, objective, (facts["channels"], *facts["input_size"]), self.device)
         return Denoising(
@@ -70,7 +71,8 @@ class DenoiserRuns:
 
     def _draw(self, run: Run[Recipe], trainer: Trainer[Denoising], facts: dict[str, Any]) -> None:
         denoiser = dataclasses.replace(trainer.task.denoiser, net=trainer.ema.net)
-        model = Model(run, trainer.step, facts, denoiser, self.autoencoder, trainer.device)
+        autoencoder = copy.copy(self.autoencoder)  # a store's own is read in the copy, and let go with it
+        model = Model(run, trainer.step, facts, denoiser, autoencoder, trainer.device)
         names = model.names(run.recipe.sample)
         columns = min(len(names), 10) or GRID_ROWS
         labels = model.labels(columns * GRID_ROWS, range(len(names)))

@@ -1,0 +1,209 @@
+"""Floor 5: a latent store from images and an autoencoder, over several processes, and on after an interruption."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Generator, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from ditkit.app import build
+from ditkit.base.errors import UserError
+from ditkit.base.files import alone, check_new_folder, clear_leftovers, expanded
+from ditkit.convert.autoencoder import load_autoencoder, save_autoencoder
+from ditkit.data import store as files
+from ditkit.data.decode import MOST_BAD, Bad, survey, too_many_bad
+from ditkit.data.encoding import Interrupted, captions_of, encode_shard
+from ditkit.data.source import Source, open_source
+from ditkit.data.store import Manifest, Plan, Record
+from ditkit.encoders.autoencoder import AutoencoderKL
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""Of the autoencoder's weights, in which it computes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What is to be encoded, and how fast: see ``ditkit.app.commands.encode.Options``."""
+
+    data: str
+    autoencoder: str
+    size: int | tuple[int, int] | None = None
+    channels: int | None = None
+    dtype: str = "float32"
+    precision: str = "float32"
+    shard: int = 512
+    device: str = "auto"
+    workers: int = 1
+
+
+def encode(job: Job, out: Path) -> Manifest:
+    """Encodes ``job`` into the folder ``out``, or goes on with what was begun there; its manifest.
+
+    Raises UserError, before anything is encoded, for what does not fit together, and where ``out`` holds a store of
+    something else; for a full device and for more than 1% of broken images, after which it can be gone on with.
+    """
+    source = open_source(job.data)
+    _check_out(out, job.data)
+    autoencoder = _load(job.autoencoder, job)
+    plan = make_plan(job, source, autoencoder)
+    out.mkdir(parents=True, exist_ok=True)
+    busy = f"latent store {out} is being encoded by another process: wait for it, or stop it"
+    with alone(out, busy):
+        for place in (out, out / files.PROGRESS):
+            clear_leftovers(place)
+        old = files.read_plan(out)
+        if old:
+            _check_same(out, old, plan)
+        else:
+            files.begin(out, plan)
+        if (out / files.MANIFEST).is_file():
+            files.clear_progress(out)
+            return files.read_manifest(out)
+        if not (out / files.AUTOENCODER).is_dir():
+            save_autoencoder(autoencoder, out / files.AUTOENCODER)
+        return _encode(job, out, plan, source, autoencoder)
+
+
+def make_plan(job: Job, source: Source, autoencoder: AutoencoderKL) -> Plan:
+    """What the store will be. Raises UserError for images that the autoencoder cannot encode."""
+    size = job.size if job.size is not None else survey(source).commonest_size
+    height, width = (size, size) if isinstance(size, int) else size
+    channels = job.channels or autoencoder.channels
+    return Plan(
+        format=files.FORMAT,
+        autoencoder=files.Encoder(
+            identity=autoencoder.identity,
+            scale=autoencoder.scale,
+            shift=autoencoder.shift,
+            spec=job.autoencoder,
+            precision=job.precision,
+        ),
+        source=files.Origin(spec=job.data, fingerprint=source.fingerprint(), images=len(source)),
+        preprocessing=files.Preprocessing(size=(height, width), channels=channels),
+        classes=source.classes,
+        labels=source.labels is not None,
+        captions=captions_of(source) is not None,
+        shape=autoencoder.latent_shape((channels, height, width)),
+        dtype=job.dtype,  # type: ignore[arg-type]  (checked when the plan is made)
+        rows=job.shard,
+    )
+
+
+def _load(spec: str | Path, job: Job) -> AutoencoderKL:
+    device = build.device(job.device)
+    autoencoder = load_autoencoder(spec, device=device, dtype=PRECISIONS[job.precision])
+    assert isinstance(autoencoder, AutoencoderKL)
+    return autoencoder
+
+
+def _check_out(out: Path, data: str) -> None:
+    source = expanded(data)
+    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+        raise UserError(f"--out {out} lies inside the data {data}, which it would change: choose a folder elsewhere")
+    if not files.is_store(out) and not (out / files.PROGRESS).is_dir():
+        check_new_folder(out)
+
+
+def _check_same(out: Path, old: Plan, new: Plan) -> None:
+    for key, before, now in files.differences(old, new):
+        if key in ("source.spec", "autoencoder.spec"):  # the same under another name
+            continue
+        what = "the data changed since then" if key.startswith("source.") else "it was begun with other settings"
+        raise UserError(
+            f"latent store {out} was begun with {key} {before}, now it is {now}: {what}; give what it was begun with, "
+            "or choose another --out"
+        )
+
+
+def _encode(job: Job, out: Path, plan: Plan, source: Source, autoencoder: AutoencoderKL) -> Manifest:
+    done = {n: record for n in range(plan.shards) if (record := files.read_record(out, n))}
+    todo = [n for n in range(plan.shards) if n not in done]
+    finished = sum(len(plan.indices(n)) for n in done)
+    bar = tqdm(total=plan.source.images, initial=finished, desc="encoding", unit="img", dynamic_ncols=True)
+    with bar, contextlib.closing(_shards(job, out, plan, todo, source, autoencoder)) as shards:
+        for number, record in shards:
+            done[number] = record
+            bar.update(len(plan.indices(number)))
+            _check_bad(source, done.values())
+    _check_bad(source, done.values())
+    if not any(record.rows for record in done.values()):
+        raise too_many_bad(source, _bad(done.values()))
+    return files.finish(out, plan, [done[n] for n in range(plan.shards)])
+
+
+def _bad(records: Iterable[Record]) -> list[Bad]:
+    return [Bad(*skipped) for record in records for skipped in record.skipped]
+
+
+def _check_bad(source: Source, records: Iterable[Record]) -> None:
+    bad = _bad(records)
+    if len(bad) > MOST_BAD * len(source):
+        raise too_many_bad(source, bad)
+
+
+def _shards(
+    job: Job, out: Path, plan: Plan, todo: list[int], source: Source, autoencoder: AutoencoderKL
+) -> Generator[tuple[int, Record]]:
+    """Encodes shards, here or in several processes; yields each one's number and record when it is finished."""
+    if job.workers == 1 or len(todo) < 2:
+        for number in todo:
+            yield number, encode_shard(out, plan, number, source, autoencoder, device=build.device(job.device))
+        return
+    spawn = multiprocessing.get_context("spawn")
+    stop = spawn.Event()
+    workers = min(job.workers, len(todo))
+    pool = ProcessPoolExecutor(workers, spawn, _begin_worker, (job, out, plan, workers, stop))
+    try:
+        waiting = {pool.submit(_work, number): number for number in todo}
+        for future in as_completed(waiting):
+            yield waiting[future], future.result()
+    except BrokenProcessPool:
+        raise UserError(
+            f"a process of --workers {workers} died (killed for want of memory?): nothing finished is lost; give the "
+            "same command with fewer --workers"
+        ) from None
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+
+
+_worker: dict[str, Any] = {}
+"""What a worker process needs for every shard; set once, in the worker alone."""
+
+
+def _begin_worker(job: Job, out: Path, plan: Plan, workers: int, stop: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and says stop
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+    autoencoder = _load(out / files.AUTOENCODER, job)
+    _worker.update(job=job, out=out, plan=plan, stop=stop, source=open_source(job.data), autoencoder=autoencoder)
+
+
+def _end_with_parent() -> None:
+    """Ends this process when its parent was killed: else it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent
+    parent.join()
+    os._exit(1)
+
+
+def _check_stop() -> None:
+    if _worker["stop"].is_set():
+        raise Interrupted
+
+
+def _work(number: int) -> Record:
+    w = _worker
+    device = build.device(w["job"].device)
+    return encode_shard(w["out"], w["plan"], number, w["source"], w["autoencoder"], device=device, check=_check_stop)

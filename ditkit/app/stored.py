@@ -1,0 +1,147 @@
+"""Floor 5: a run that trains from a latent store: what belongs to it, and the autoencoder that the store brings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ditkit.app.recipe import Data
+from ditkit.base.errors import UserError
+from ditkit.convert.autoencoder import load_autoencoder
+from ditkit.data import latents
+from ditkit.data.images import Images, load_images
+from ditkit.data.latents import Latents, LatentStore, Normalisation
+from ditkit.data.source import open_source
+from ditkit.data.store import AUTOENCODER, Manifest, is_store
+from ditkit.encoders.autoencoder import Autoencoder, Shape, Whitened
+
+NORMALISATIONS: Mapping[str, Callable[[Manifest], Normalisation]] = {
+    "published": latents.published,
+    "measured": latents.measured,
+}
+"""What data.normalise can be."""
+
+
+@dataclasses.dataclass
+class Deferred:
+    """An autoencoder whose identity is known and whose weights are read when it first decodes or encodes.
+
+    spec: its folder. image_shape: (C, H, W) of the images that it was used on, shape: (c, h, w) of their latents.
+    A copy of one that has not read them yet lets them go with itself.
+    """
+
+    spec: str
+    identity: str
+    image_shape: Shape
+    shape: Shape
+    device: torch.device
+    net: Autoencoder | None = None
+
+    def read(self) -> Autoencoder:
+        """The network. UserError where the files are missing, damaged or of another autoencoder."""
+        if self.net is None:
+            net = load_autoencoder(self.spec, device=self.device)
+            if net.identity != self.identity:
+                raise UserError(
+                    f"autoencoder {self.spec} is {net.identity}, the latents are of {self.identity}: put that one there"
+                )
+            self.net = net
+        return self.net
+
+    def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
+        """See ``Autoencoder``."""
+        return self.read().encode(pixels, noise)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """See ``Autoencoder``."""
+        return self.read().decode(latents)
+
+    def latent_shape(self, shape: Shape) -> Shape:
+        """See ``Autoencoder``."""
+        return self.shape if shape == self.image_shape else self.read().latent_shape(shape)
+
+
+def autoencoder_of(data: Data, where: torch.device) -> Autoencoder:
+    """The autoencoder of a recipe's data: a store's own, with its normalisation, or the one that the recipe names.
+
+    Raises UserError where the recipe says another autoencoder than the store, and for measured statistics without one.
+    """
+    if not is_store(data.source):
+        if data.normalise != "published":
+            raise UserError(
+                f"--data.normalise {data.normalise} needs the statistics of a latent store, and --data {data.source} "
+                "is none: encode it with ditkit encode, or leave the option out"
+            )
+        return load_autoencoder(data.autoencoder, device=where)
+    store = LatentStore(data.source)
+    plan = store.plan
+    own = Deferred(str(store.folder / AUTOENCODER), plan.autoencoder.identity, plan.image_shape, plan.shape, where)
+    _check_belongs(data, store)
+    if data.normalise == "published":
+        return own
+    return Whitened(own, *latents.whitening(store.manifest))
+
+
+def _check_belongs(data: Data, store: LatentStore) -> None:
+    """Raises UserError where the recipe asks for something else than the store has, naming both."""
+    own = store.plan.autoencoder.identity
+    if data.autoencoder is not None and (asked := load_autoencoder(data.autoencoder).identity) != own:
+        raise UserError(
+            f"--data.autoencoder {data.autoencoder} is {asked}, but the latents in {data.source} are of {own}: leave "
+            "the option out, or encode the images with it"
+        )
+    made = store.plan.preprocessing
+    size = (data.size, data.size) if isinstance(data.size, int) else data.size
+    for key, asked, has in (("size", size, made.size), ("channels", data.channels, made.channels)):
+        if asked is not None and asked != has:
+            raise UserError(
+                f"--data.{key} {asked} does not fit the latent store {data.source}, which was made with {key} {has}: "
+                "leave the option out, or encode the images anew"
+            )
+
+
+def read_latents(data: Data) -> tuple[Latents, dict[str, Any]]:
+    """The recipe's latents, and the facts about them (see ``ditkit.app.run.Facts``)."""
+    store = LatentStore(data.source)
+    plan, normalisation = store.plan, NORMALISATIONS[data.normalise](store.manifest)
+    examples = latents.open_latents(store, normalisation)
+    if not data.classes:
+        examples.labels, examples.classes = None, ()
+    channels, height, width = plan.shape
+    return examples, {
+        "input_size": [height, width],
+        "channels": channels,
+        "image_shape": list(plan.image_shape),
+        "autoencoder": normalisation.identity,
+        "classes": list(examples.classes),
+        "images": len(examples),
+        "skipped": len(examples.skipped),
+        "source": plan.source.spec,
+        "store": data.source,
+        "fingerprint": store.fingerprint(),
+    }
+
+
+def read_images(data: Data) -> Images:
+    """The images of a recipe's data; of a store, those that it was made from."""
+    if not is_store(data.source):
+        return _without_classes(load_images(open_source(data.source), size=data.size, channels=data.channels), data)
+    plan = LatentStore(data.source).plan
+    made = plan.preprocessing
+    source = open_source(plan.source.spec)
+    if source.fingerprint() != plan.source.fingerprint:
+        raise UserError(
+            f"data {plan.source.spec!r} changed since the latent store {data.source} was made from it: put the same "
+            "images there, or encode them anew"
+        )
+    return _without_classes(load_images(source, size=made.size, channels=made.channels), data)
+
+
+def _without_classes(images: Images, data: Data) -> Images:
+    if not data.classes:
+        images.labels, images.classes = None, ()
+    return images

@@ -1,0 +1,492 @@
+"""The latent store: what is in it, training from it, kills, faults, and what does not belong together."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ditkit.app import encoding, stored
+from ditkit.app.encoding import Job, encode
+from ditkit.app.run import load_model, open_run
+from ditkit.base.errors import UserError
+from ditkit.base.files import alone
+from ditkit.base.pixels import from_uint8
+from ditkit.convert.autoencoder import load_autoencoder
+from ditkit.data import latents as reading
+from ditkit.data import loader, store
+from ditkit.data.images import load_images
+from ditkit.data.latents import LatentStore, open_latents
+from ditkit.data.source import open_source
+from ditkit.encoders.autoencoder import AutoencoderKL, encode_keyed
+from tests.running import TINY, Said, Trial, ditkit, losses, made
+from tests.test_autoencoder import tiny, write
+
+PLAIN = {"widths": (8, 16), "channels": 1, "scale": 0.7, "shift": 0.2}
+LATENT = [*TINY, "--model.patch-size", "2", "--data.flip", "--train.precision", "float32"]
+"""A training on latents of 4x4."""
+
+
+@pytest.fixture(scope="session")
+def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An autoencoder of factor 2 for grey images. Not to be changed."""
+    return write(tmp_path_factory.mktemp("vae"), tiny(**PLAIN))
+
+
+@pytest.fixture(scope="session")
+def whole(pets: Path, vae: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of ``pets`` in 8 shards. Not to be changed: copy it for that."""
+    out = tmp_path_factory.mktemp("stores") / "pets"
+    made(encoded(pets, vae, out))
+    return out
+
+
+def encoded(data: object, vae: object, out: object, *args: object) -> Said:
+    """``ditkit encode`` in shards of 16 images."""
+    arguments = ["--data", data, "--autoencoder", vae, "--out", out, "--device", "cpu", "--shard", 16]
+    return ditkit("encode", *arguments, *args)
+
+
+def train(data: object, out: object, *args: object) -> Said:
+    return ditkit("train", "--data", data, "--out", out, *LATENT, *args)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file under a folder."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def refused(said: Said, *words: object) -> None:
+    """Exit code 2 and one line with all these words."""
+    lines = [line for line in said.err if not line.startswith("encoding:")]
+    assert (said.code, len(lines)) == (2, 1), said
+    assert not [word for word in words if str(word) not in lines[0]], lines[0]
+
+
+def test_a_store_holds_the_posteriors_of_images_and_mirror_images(whole: Path, pets: Path, vae: Path) -> None:
+    opened, images = LatentStore(whole), load_images(open_source(pets), progress=False)
+    net = load_autoencoder(vae)
+    assert isinstance(net, AutoencoderKL)
+    rows = torch.tensor([0, 15, 16, 119])
+    x = from_uint8(images.get(rows))
+    for mirrored in (False, True):
+        q = net.posterior(x.flip(-1) if mirrored else x)
+        mean, std = opened.posterior(rows, torch.full((4,), mirrored))
+        torch.testing.assert_close(mean, q.mean, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(std, q.std, atol=1e-6, rtol=1e-5)
+    assert images.labels is not None
+    assert torch.equal(opened.column("label"), images.labels)
+    assert torch.equal(opened.column("index"), images.indices)
+    assert opened.plan.classes == ("cat", "dog")
+    assert opened.manifest.rows == (16,) * 7 + (8,)
+    assert opened.plan.autoencoder.identity == net.identity == load_autoencoder(whole / "autoencoder").identity
+    assert (opened.plan.autoencoder.scale, opened.plan.autoencoder.shift) == (0.7, 0.2)
+    assert opened.plan.source.fingerprint == open_source(pets).fingerprint()
+    assert not (whole / "progress").exists()
+    assert "every checksum is right" in made(ditkit("encode", "--verify", whole)).out
+
+
+def test_statistics_are_those_of_drawn_latents(whole: Path) -> None:
+    opened = LatentStore(whole)
+    moments = [opened.posterior(torch.arange(120), torch.full((120,), flip)) for flip in (False, True)]
+    mean, std = (torch.cat(parts).double() for parts in zip(*moments, strict=True))
+    expected = mean.mean((0, 2, 3))
+    deviation = ((mean - expected[:, None, None]).square() + std.square()).mean((0, 2, 3)).sqrt()
+    statistics = opened.manifest.statistics
+    torch.testing.assert_close(torch.tensor(statistics.mean, dtype=torch.float64), expected)
+    torch.testing.assert_close(torch.tensor(statistics.std, dtype=torch.float64), deviation)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_batches_are_those_of_encoding_on_the_fly(flip: bool, whole: Path, pets: Path, vae: Path) -> None:
+    opened, images, net = LatentStore(whole), load_images(open_source(pets), progress=False), load_autoencoder(vae)
+    stored_rows = open_latents(opened, reading.published(opened.manifest))
+    for step in (0, 7, 8, 31):  # 7: across two epochs
+        how = {"step": step, "batch_size": 17, "seed": 3, "flip": flip}
+        fly, kept = loader.batch(images, **how), loader.batch(stored_rows, **how)
+        assert torch.equal(fly.index, kept.index)
+        assert fly.condition.label is not None
+        assert kept.condition.label is not None
+        assert torch.equal(fly.condition.label, kept.condition.label)
+        torch.testing.assert_close(kept.x0, encode_keyed(net, fly.x0, 3, step), atol=1e-5, rtol=1e-5)
+    again = loader.batch(stored_rows, step=40, batch_size=120, seed=3).x0
+    assert not torch.allclose(again, loader.batch(stored_rows, step=41, batch_size=120, seed=3).x0)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 1e-2), ("float16", 1e-3)])
+def test_halves_take_half_the_space(
+    dtype: str, tolerance: float, whole: Path, pets: Path, vae: Path, tmp_path: Path
+) -> None:
+    made(encoded(pets, vae, tmp_path / "s", "--dtype", dtype))
+    half, full = LatentStore(tmp_path / "s"), LatentStore(whole)
+    assert half.shard(0)["mean"].element_size() == 2
+    rows, mirrored = torch.arange(120), torch.arange(120) % 2 == 0
+    for ours, theirs in zip(half.posterior(rows, mirrored), full.posterior(rows, mirrored), strict=True):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=tolerance)
+
+
+def test_an_autoencoder_in_bfloat16(whole: Path, pets: Path, vae: Path, tmp_path: Path) -> None:
+    made(encoded(pets, vae, tmp_path / "s", "--precision", "bfloat16"))
+    half, full = LatentStore(tmp_path / "s"), LatentStore(whole)
+    own = load_autoencoder(half.folder / "autoencoder")
+    assert half.plan.autoencoder.identity == own.identity != full.plan.autoencoder.identity
+    ours, theirs = (opened.posterior(torch.arange(120), torch.zeros(120).bool())[0] for opened in (half, full))
+    assert 1e-4 < (ours - theirs).abs().mean() / theirs.std() < 0.03
+    x = torch.randn(2, 4, 4, 4)
+    decoded = load_autoencoder(vae, dtype=torch.bfloat16).decode(x)
+    assert decoded.dtype == torch.float32
+    torch.testing.assert_close(decoded, own.decode(x), atol=0.1, rtol=0.1)
+
+
+def test_latents_that_the_dtype_cannot_hold(pets: Path, tmp_path: Path) -> None:
+    net = tiny(**PLAIN)
+    net.quant_conv.bias += 1e6  # type: ignore[operator]
+    write(tmp_path / "vae", net)
+    refused(encoded(pets, tmp_path / "vae", tmp_path / "s", "--dtype", "float16"), "mean", "float16", "--dtype float32")
+
+
+class Captioned:
+    """Pictures with captions, of which one does not decode."""
+
+    words = ()
+    expects = "a test"
+    classes: tuple[str, ...] = ()
+    labels = None
+    captions = tuple(f"picture {i} é" if i % 2 else "" for i in range(200))
+
+    def __init__(self, spec: str) -> None:
+        self.spec = spec
+
+    def __len__(self) -> int:
+        return 200
+
+    def name(self, i: int) -> str:
+        return f"{i}.png"
+
+    def open(self, i: int) -> Image.Image:
+        if i == 5:
+            raise OSError("cut short")
+        return Image.fromarray(np.full((8, 8), i, dtype=np.uint8))
+
+    def fingerprint(self) -> str:
+        return "0"
+
+
+def test_captions_and_images_that_do_not_decode(vae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "open_source", Captioned)
+    manifest = encode(Job("captioned", str(vae), device="cpu", shard=16), tmp_path / "s")
+    assert manifest.skipped == (("5.png", "cut short"),)
+    opened = LatentStore(tmp_path / "s")
+    rows = open_latents(opened, reading.published(manifest))
+    indices = rows.indices.tolist()
+    assert indices == [i for i in range(200) if i != 5]
+    assert rows.captions(range(199)) == [Captioned.captions[i] for i in indices]
+    some = rows.subset(torch.tensor([198, 4, 5]))
+    assert some.captions([0, 1, 2]) == ["picture 199 é", "", ""]
+    assert rows.labels is None
+
+
+def test_too_many_broken_images(vae: Path, pets: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(pets, data)
+    for i in range(3):
+        (data / "cat" / f"{i:02d}.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    refused(encoded(data, vae, tmp_path / "s", "--size", 8), "3 of 120 images do not decode", "cat/00.png")
+    assert not (tmp_path / "s" / "manifest.json").exists()
+
+
+def test_training_from_a_store_is_training_on_the_fly(whole: Path, pets: Path, vae: Path, tmp_path: Path) -> None:
+    made(train(pets, tmp_path / "fly", "--data.autoencoder", vae, "--data.heldout", 0.2))
+    made(train(whole, tmp_path / "kept", "--data.heldout", 0.2))
+    fly, kept = losses(tmp_path / "fly"), losses(tmp_path / "kept")
+    assert len(fly) == 4
+    np.testing.assert_allclose(kept, fly, rtol=1e-5, atol=1e-5)
+    for run in ("fly", "kept"):
+        made(ditkit("sample", tmp_path / run, "--num", 2, "--out", tmp_path / run / "drawn"))
+    pictures = [np.asarray(Image.open(tmp_path / run / "drawn" / "grid.png")) for run in ("fly", "kept")]
+    assert np.abs(pictures[0].astype(int) - pictures[1]).max() <= 1
+    assert pictures[0].std() > 0
+
+
+def test_objectives_that_look_at_other_examples(whole: Path, tmp_path: Path) -> None:
+    made(train(whole, tmp_path / "r", "--process.objective", "knn", "--train.steps", 1))
+    assert np.isfinite(losses(tmp_path / "r")).all()
+
+
+def test_training_from_a_store_resumes(whole: Path, tmp_path: Path) -> None:
+    made(train(whole, tmp_path / "whole"))
+    made(train(whole, tmp_path / "parts", "--train.steps", 2))
+    made(ditkit("train", "--resume", tmp_path / "parts", "--train.steps", 4))
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+
+
+def test_training_needs_no_autoencoder_and_sampling_the_store_s_own(
+    pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "vae", tiny(**PLAIN))
+    made(encoded(pets, tmp_path / "vae", tmp_path / "s"))
+    shutil.rmtree(tmp_path / "vae")
+    original = stored.load_autoencoder
+
+    def never(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("an autoencoder was read")
+
+    monkeypatch.setattr(stored, "load_autoencoder", never)
+    made(train(tmp_path / "s", tmp_path / "r"))
+    monkeypatch.setattr(stored, "load_autoencoder", original)
+    model = load_model(open_run(tmp_path / "r"))
+    assert model.facts["autoencoder"] == tiny(**PLAIN).identity
+    assert model.shape == (1, 8, 8)
+    assert model.latent_shape == (4, 4, 4)
+    x = torch.randn(2, 4, 4, 4)
+    assert torch.equal(model.autoencoder.decode(x), tiny(**PLAIN).decode(x))
+    made(train(tmp_path / "s", tmp_path / "drawn", "--train.sample-every", 2))
+    assert (tmp_path / "drawn" / "samples" / "step-0000004.png").is_file()
+
+
+def test_measured_statistics_whiten(whole: Path, pets: Path, tmp_path: Path) -> None:
+    made(train(whole, tmp_path / "r", "--data.normalise", "measured"))
+    assert "normalise: measured" in (tmp_path / "r" / "recipe.yaml").read_text()
+    opened = LatentStore(whole)
+    rows = open_latents(opened, reading.measured(opened.manifest))
+    parts = [rows.draw(torch.arange(120), torch.full((120,), i % 2 == 0), 0, i) for i in range(20)]
+    drawn = torch.cat(parts)
+    torch.testing.assert_close(drawn.mean((0, 2, 3)), torch.zeros(4), atol=0.03, rtol=0)
+    torch.testing.assert_close(drawn.std((0, 2, 3)), torch.ones(4), atol=0.03, rtol=0)
+    autoencoder = load_model(open_run(tmp_path / "r")).autoencoder
+    assert autoencoder.identity == rows.normalisation.identity != opened.plan.autoencoder.identity
+    mean, _ = opened.posterior(torch.tensor([3]), torch.tensor([False]))
+    x = from_uint8(load_images(open_source(pets), progress=False).get(torch.tensor([3])))
+    torch.testing.assert_close(rows.normalisation(mean), autoencoder.encode(x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        autoencoder.decode(rows.normalisation(mean)), tiny(**PLAIN).reconstruct(mean), atol=1e-5, rtol=1e-5
+    )
+    refused(train(pets, tmp_path / "p", "--data.normalise", "measured"), "measured", "latent store", "ditkit encode")
+
+
+def test_what_does_not_belong_together(whole: Path, vae: Path, tmp_path: Path) -> None:
+    net = tiny(**PLAIN)
+    for changes in ({"seed": 1}, {"scale": 0.5}, {"shift": 0.1}):
+        other = tiny(**(PLAIN | changes))
+        folder = write(tmp_path / "other", other)
+        refused(
+            train(whole, tmp_path / "r", "--data.autoencoder", folder),
+            "--data.autoencoder",
+            other.identity,
+            net.identity,
+        )
+    refused(train(whole, tmp_path / "r", "--data.size", 16), "--data.size (16, 16)", "(8, 8)")
+    refused(train(whole, tmp_path / "r", "--data.channels", 3), "--data.channels 3", "channels 1")
+    assert not (tmp_path / "r").exists()
+    made(train(whole, tmp_path / "r", "--data.autoencoder", vae, "--data.size", 8))
+    shutil.copytree(whole, tmp_path / "s")
+    made(train(tmp_path / "s", tmp_path / "r2"))
+    shutil.rmtree(tmp_path / "s")
+    shutil.copytree(tmp_path / "other", tmp_path / "v")
+    pictures = open_run(tmp_path / "r").recipe
+    assert pictures.data.autoencoder == str(vae)
+    made(encoded(load_manifest_source(whole), tmp_path / "v", tmp_path / "s"))
+    for command in (["train", "--resume"], ["sample"]):
+        refused(ditkit(*command, tmp_path / "r2"), net.identity, tiny(**(PLAIN | {"shift": 0.1})).identity)
+
+
+def load_manifest_source(folder: Path) -> str:
+    return json.loads((folder / "manifest.json").read_text())["plan"]["source"]["spec"]
+
+
+def test_several_processes_write_the_same(whole: Path, pets: Path, vae: Path, tmp_path: Path) -> None:
+    made(encoded(pets, vae, tmp_path / "s", "--workers", 2))
+    assert contents(tmp_path / "s") == contents(whole)
+
+
+def test_killed_many_times_equals_uninterrupted(
+    trial: Trial, whole: Path, pets: Path, vae: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "s"
+    command = ["encode", "--data", pets, "--autoencoder", vae, "--out", out, "--device", "cpu", "--shard", "16"]
+    delays, codes = random.Random(0), []
+    finished: dict[str, int] = {}
+
+    def kill(**when: Any) -> None:
+        codes.append(trial(command, **when)["code"])
+        for record in out.glob("progress/shard-*.json"):
+            number = (out / f"{record.stem}.safetensors").stat().st_ino
+            assert finished.setdefault(record.stem, number) == number  # what was finished is not written again
+
+    for k in (1, 2, 3, 4, 2, 3):  # whole, but without its name yet
+        kill(at=["os.replace", k])
+    kill(at=["ditkit.data.store.save_file", 2])
+    kill(at=["ditkit.data.store.sha256", 2])
+    kill(at=["os.fsync", 3])
+    assert codes == [-signal.SIGKILL] * 9
+    assert 3 <= len(finished) < 8
+    refused(train(out, tmp_path / "r"), "is not whole", "of 8 shards", "ditkit encode")
+    for _ in range(6):
+        kill(after=delays.uniform(0.01, 0.25))
+    assert set(codes) <= {-signal.SIGKILL, 0}
+    made(encoded(pets, vae, out))
+    assert contents(out) == contents(whole)
+    assert not list(out.rglob(".*"))
+
+
+def test_killed_between_the_manifest_and_the_last_clearing(
+    trial: Trial, whole: Path, pets: Path, vae: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "s"
+    command = ["encode", "--data", pets, "--autoencoder", vae, "--out", out, "--device", "cpu", "--shard", "16"]
+    assert trial(command, at=["ditkit.data.store.clear_progress", 1])["code"] == -signal.SIGKILL
+    assert (out / "progress").is_dir()
+    made(encoded(pets, vae, out))
+    assert contents(out) == contents(whole)
+    made(encoded(pets, vae, out))  # nothing to do
+    assert contents(out) == contents(whole)
+
+
+def begun(pets: Path, vae: Path, out: Path, monkeypatch: pytest.MonkeyPatch, shards: int = 3) -> Said:
+    """A store in which the device was full after so many shards."""
+    calls: list[Path] = []
+
+    def sometimes(tensors: Any, path: Path) -> None:
+        calls.append(path)
+        if len(calls) > shards:
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        save_file(tensors, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "save_file", sometimes)
+        return encoded(pets, vae, out)
+
+
+def test_a_full_device(whole: Path, pets: Path, vae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "s"
+    refused(begun(pets, vae, out, monkeypatch), "no space left on the device", "shard-00003", "MiB free", "resume")
+    assert sorted(p.name for p in out.glob("shard*")) == [f"shard-0000{i}.safetensors" for i in range(3)]
+
+    def full(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "write_json", full)  # also for the records
+        said = encoded(pets, vae, out)
+        assert said.code == 2
+    made(encoded(pets, vae, out))
+    assert contents(out) == contents(whole)
+
+
+def test_other_settings_and_changed_data_are_refused(
+    pets: Path, vae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, out = tmp_path / "data", tmp_path / "s"
+    shutil.copytree(pets, data)
+    begun(data, vae, out, monkeypatch)
+    before = contents(out)
+    other = write(tmp_path / "other", tiny(**(PLAIN | {"seed": 1})))
+    refused(encoded(data, vae, out, "--dtype", "float16"), "dtype float32, now it is float16", "--out")
+    refused(encoded(data, vae, out, "--size", 16), "size", "[8, 8]", "[16, 16]")
+    refused(encoded(data, other, out), tiny(**PLAIN).identity, tiny(**(PLAIN | {"seed": 1})).identity)
+    Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(data / "dog" / "00.png")
+    refused(encoded(data, vae, out), "source.fingerprint", "the data changed")
+    assert contents(out) == before
+
+
+def test_places_where_a_store_cannot_be(pets: Path, vae: Path, whole: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(pets, data)
+    refused(encoded(data, vae, data / "cat" / "s"), "inside the data")
+    refused(encoded(data, vae, tmp_path), "not empty")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data"]
+    shutil.copytree(whole, tmp_path / "s")
+    with alone(tmp_path / "s", "busy"):
+        refused(encoded(pets, vae, tmp_path / "s"), "another process")
+    refused(encoded(tmp_path / "s", vae, tmp_path / "t"), tmp_path / "s")
+
+
+def test_options_that_are_missing_or_wrong(pets: Path, vae: Path, tmp_path: Path) -> None:
+    refused(ditkit("encode", "--data", pets, "--out", tmp_path / "s"), "--autoencoder is missing")
+    refused(ditkit("encode", "--autoencoder", vae, "--out", tmp_path / "s"), "--data is missing")
+    refused(encoded(pets, vae, tmp_path / "s", "--dtype", "float8"), "float8", "bfloat16")
+    refused(encoded(pets, vae, tmp_path / "s", "--size", 9), "9x9", "factor 2")
+    refused(encoded(pets, vae, tmp_path / "s", "--channels", 3), "3 channels", "takes 1")
+    refused(encoded(pets, tmp_path / "none", tmp_path / "s"), "does not exist")
+    refused(ditkit("encode", "--verify", pets), "is not a latent store")
+    assert not (tmp_path / "s").exists()
+
+
+def _truncate(folder: Path) -> None:
+    path = folder / "shard-00002.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _flip_a_bit(folder: Path) -> None:
+    path = folder / "shard-00002.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def _manifest(change: Any) -> Any:
+    def damage(folder: Path) -> None:
+        path = folder / "manifest.json"
+        said = json.loads(path.read_text())
+        change(said)
+        path.write_text(json.dumps(said))
+
+    return damage
+
+
+DAMAGE = {
+    "truncated": (_truncate, ["shard-00002", "bytes, expected", "copy it anew"]),
+    "missing": (lambda f: (f / "shard-00000.safetensors").unlink(), ["shard-00000", "is missing"]),
+    "no autoencoder": (lambda f: shutil.rmtree(f / "autoencoder"), ["autoencoder", "is missing"]),
+    "half a manifest": (lambda f: (f / "manifest.json").write_text('{"plan"'), ["manifest.json", "is damaged"]),
+    "a list": (lambda f: (f / "manifest.json").write_text("[]"), ["manifest.json", "is damaged"]),
+    "no manifest": (lambda f: (f / "manifest.json").unlink(), ["manifest.json", "not a latent store"]),
+    "version": (_manifest(lambda m: m["plan"].update(format="ditkit-latents-9")), ["'ditkit-latents-9'", "reads"]),
+    "a key less": (_manifest(lambda m: m["plan"].pop("dtype")), ["plan.dtype", "is damaged"]),
+    "a key more": (_manifest(lambda m: m.update(more=1)), ["more", "is damaged"]),
+    "other rows": (_manifest(lambda m: m.update(rows=[1] * 8)), ["shard-00000", "is damaged", "(16, 2, 4, 4, 4)"]),
+    "fewer rows": (_manifest(lambda m: m.update(rows=[16])), ["manifest.json", "rows", "is damaged"]),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_store_gets_one_line(kind: str, whole: Path, tmp_path: Path) -> None:
+    damage, words = DAMAGE[kind]
+    shutil.copytree(whole, tmp_path / "s")
+    damage(tmp_path / "s")
+    for said in (train(tmp_path / "s", tmp_path / "r"), ditkit("encode", "--verify", tmp_path / "s")):
+        refused(said, tmp_path / "s", *words)
+    assert not (tmp_path / "r").exists()
+
+
+def test_an_altered_byte_is_found_on_demand(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "s")
+    _flip_a_bit(tmp_path / "s")
+    LatentStore(tmp_path / "s")
+    with pytest.raises(UserError, match=r"shard-00002.* was altered"):
+        LatentStore(tmp_path / "s").verify(progress=False)
+
+
+def test_shards_are_mapped(whole: Path) -> None:
+    """Reading a store takes no memory but what is asked for: its tensors lie in the file itself."""
+    mean = LatentStore(whole).shard(0)["mean"]
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("this system does not tell what is mapped")
+    ranges = [line.split() for line in maps.read_text().splitlines() if "shard-00000.safetensors" in line]
+    spans = [tuple(int(end, 16) for end in words[0].split("-")) for words in ranges]
+    assert any(start <= mean.data_ptr() < end for start, end in spans)
+    assert load_file(whole / "shard-00000.safetensors")["mean"].shape == (16, 2, 4, 4, 4)
