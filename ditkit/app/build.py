@@ -26,7 +26,7 @@ from ditkit.encoders.autoencoder import Autoencoder, encode_keyed
 from ditkit.guidance import Interval
 from ditkit.objectives.loss import Draws
 from ditkit.objectives.neighbours import References
-from ditkit.process.denoiser import Denoised, Denoiser
+from ditkit.process.denoiser import Denoise, Denoised, Denoiser
 from ditkit.process.density import Density
 from ditkit.process.grids import check
 from ditkit.process.path import Path
