@@ -58,7 +58,8 @@ class LabelEmbedding(nn.Module):
         super().__init__()
         self.num_classes = num_classes
         self.null_row = null_row
-        self.table = nn.Embedding(num_classes + int(null_row), width)
+        # not nn.Embedding(...): its draw, on the meta device, loads torch's compiler, which takes seconds
+        self.table = nn.Embedding.from_pretrained(torch.empty(num_classes + int(null_row), width), freeze=False)
 
     def forward(self, label: Tensor) -> Tensor:
         """(B,) to (B, D). Raises UserError for a label that has no row."""
