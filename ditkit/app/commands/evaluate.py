@@ -37,8 +37,13 @@ def main(args: Sequence[str]) -> int:
     """The command."""
     options = parse(Options, "evaluate", args)
     from ditkit.app import measuring
+    from ditkit.app.kind import own
     from ditkit.app.run import check_sampling, load_model, open_run
 
+    if (other := own(options.run, "evaluate")) is not None:
+        print(table(other(options.run, num=options.num, device=options.device)))
+        print(f"\nwritten to {options.run / 'metrics.json'}")
+        return 0
     run = open_run(options.run)
     sampling = options.how.over(run.recipe.sample)
     check_sampling(run.recipe, sampling)
