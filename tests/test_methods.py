@@ -121,7 +121,7 @@ def test_every_form_of_sit_with_every_last_step(form: str, flow: Path, tmp_path:
 @pytest.mark.parametrize("kind", [*build.KINDS])
 def test_names_in_the_help_are_those_of_the_registry(kind: str) -> None:
     assert set(names.names(kind)) == build.known(kind).keys()
-    command = "sample" if kind in ("solver", "grid") else "train"
+    command = {"solver": "sample", "grid": "sample", "autoencoder": "train-autoencoder"}.get(kind, "train")
     said = re.sub(r"[│\s]", "", made(ditkit(command, "--help")).out)
     assert f"oneof:{','.join(names.names(kind))})" in said
 

@@ -284,7 +284,7 @@ def from_yaml(text: str, origin: object, recipe: type[R] = Recipe) -> R:
     """
     kind, leaves = kind_of(text, origin), _read(text, origin)
     if kind != recipe.kind:
-        raise UserError(f"{origin} describes a {kind}: expected a {recipe.kind}; name a run of that kind")
+        raise UserError(f"{origin} describes {_one(kind)}: expected {_one(recipe.kind)}; name a run of that kind")
     if isinstance(leaves, dict):
         leaves = {key: value for key, value in leaves.items() if key != "kind"}
     try:
@@ -298,6 +298,11 @@ def _read(text: str, origin: object) -> Any:
         return yaml.safe_load(text) or {}
     except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{origin} is not YAML: {' '.join(str(error).split())}") from None
+
+
+def _one(kind: str) -> str:
+    """The kind with its article, as sentences have it."""
+    return f"{'an' if kind[:1] in 'aeiou' else 'a'} {kind}"
 
 
 def adopt(recipe: AnyRecipe, wanted: type[R]) -> R:
@@ -372,6 +377,10 @@ def load_recipe(name: str, wanted: type[R] = Recipe) -> R:
         raise UserError(f"recipe {path} cannot be run ({type(error).__name__}: {reason}): mend the file") from None
     if isinstance(recipe, wanted):
         return recipe
+    if isinstance(recipe, ClassifierRecipe | AutoencoderRecipe):
+        raise UserError(
+            f"recipe {path} describes {_one(recipe.kind)}: expected {_one(wanted.kind)}; name a recipe of that kind"
+        )
     if not isinstance(recipe, Recipe):
         raise UserError(f"recipe {path} sets no `recipe`: expected `recipe = {wanted.__name__}(...)` in it")
     return adopt(recipe, wanted)

@@ -137,10 +137,10 @@ def build_autoencoder(
         with torch.device("meta"):
             net = kind(**known, groups=groups, scale=scale or _usual_scale(known), shift=shift)
         _check_fit(net, ours)
-    except (KeyError, ValueError) as error:
-        raise UserError(f"autoencoder {origin}: its {CONFIG} does not say {error}: copy it anew") from None
     except UserError as error:
         raise UserError(f"autoencoder {origin}: {error}") from None
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"autoencoder {origin}: its {CONFIG} does not say {error}: copy it anew") from None
     net.load_state_dict({name: value.float() for name, value in ours.items()}, assign=True)
     return net.eval().requires_grad_(False)
 
@@ -206,7 +206,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     return {"scaling_factor": SCALE_OF_SD} | config
 
 
-def _check_fit(net: AutoencoderKL, state: State) -> None:
+def _check_fit(net: LatentAutoencoder, state: State) -> None:
     own = net.state_dict()
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     odd = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
