@@ -1,6 +1,6 @@
 """An autoencoder for MNIST, latents 4x7x7, from a folder or zip: a few minutes on two CPU cores.
 
-    ditkit train-autoencoder autoencoder_mnist --data MNIST.zip --out runs/ae-mnist
+ditkit train-autoencoder autoencoder_mnist --data MNIST.zip --out runs/ae-mnist
 """
 
 from ditkit.app.recipe import AutoencoderLoss, AutoencoderNetwork, AutoencoderRecipe, Data

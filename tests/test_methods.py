@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ditkit.app import build, listing, names
-from ditkit.app.recipe import Recipe
+from ditkit.app.recipe import AutoencoderRecipe, Recipe
 from ditkit.base import registry
 from ditkit.process.langevin import FORMS
 from ditkit.solvers.sde import LAST_STEPS
@@ -139,7 +139,7 @@ def test_info_lists_every_method_with_its_options_and_defaults(kind: str) -> Non
     assert flag
     if "." in flag[1]:
         group, leaf = flag[1].split(".")
-        assert hasattr(getattr(Recipe(), group), leaf)
+        assert any(hasattr(getattr(recipe, group, None), leaf) for recipe in (Recipe(), AutoencoderRecipe()))
 
 
 def test_info_of_a_solver_says_its_defaults() -> None:
