@@ -165,7 +165,9 @@ def test_the_codebook_gives_the_nearest_code_and_passes_gradients_straight_throu
     assert moves(made.pixels.sum()) == [True, False]
     leaf = e.detach().requires_grad_()
     expected = torch.autograd.grad(LatentAutoencoder.reconstruct(net, leaf).square().sum(), leaf)[0]
-    at_z = torch.autograd.grad(made.pixels.square().sum(), net.encoder.conv_out.bias)[0]
+    bias = net.encoder.conv_out.bias
+    assert bias is not None
+    at_z = torch.autograd.grad(made.pixels.square().sum(), bias)[0]
     through_conv = F.conv2d(expected, net.quant_conv.weight.transpose(0, 1))  # type: ignore[arg-type]
     torch.testing.assert_close(at_z, through_conv.sum((0, 2, 3)), rtol=1e-3, atol=1e-4)
 
@@ -237,6 +239,9 @@ def test_a_run_has_what_every_run_has_and_is_told_and_measured(run: Path) -> Non
     assert len(metrics["latents"]["mean"]) == len(metrics["latents"]["std"]) == 4
     assert metrics["protocol"]["perceptual"] == "laplacian"
     assert "psnr" in made(ditkit("evaluate", run, "--num", 8)).out
+    said = ditkit("evaluate", run, "--reference", "digits")
+    assert said.code == 2
+    assert "--reference digits" in said.err[0]
 
 
 def test_the_run_is_named_wherever_an_autoencoder_is(run: Path, pets: Path, tmp_path: Path) -> None:

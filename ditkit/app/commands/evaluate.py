@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 from ditkit.app.cli import parse
 from ditkit.app.commands.sample import How
 from ditkit.app.recipe import Enough
+from ditkit.base.errors import UserError
 from ditkit.train.settings import STRICT
 
 
@@ -41,6 +42,8 @@ def main(args: Sequence[str]) -> int:
     from ditkit.app.run import check_sampling, load_model, open_run
 
     if (other := own(options.run, "evaluate")) is not None:
+        if options.reference is not None:
+            raise UserError(f"--reference {options.reference}: this run is measured on its own data; leave it out")
         print(table(other(options.run, num=options.num, device=options.device)))
         print(f"\nwritten to {options.run / 'metrics.json'}")
         return 0
