@@ -1,4 +1,4 @@
-"""An autoencoder for MNIST, latents 4x7x7, from a folder or zip: a few minutes on two CPU cores.
+"""An autoencoder for MNIST, latents 4x7x7, from a folder or zip: half an hour at most on two CPU cores.
 
 ditkit train-autoencoder autoencoder_mnist --data MNIST.zip --out runs/ae-mnist
 """
@@ -11,7 +11,7 @@ recipe = AutoencoderRecipe(
     network=AutoencoderNetwork(autoencoder="fast", factor=4, channels=4, width=64, blocks=1),
     loss=AutoencoderLoss(game_from=None),
     train=LoopSettings(
-        steps=2_000,
+        steps=6_000,
         minutes=30,
         batch_size=32,
         lr=3e-3,
@@ -19,6 +19,6 @@ recipe = AutoencoderRecipe(
         cooldown=0.4,
         betas=(0.9, 0.99),
         ema_decay=0.995,
-        checkpoint_every=500,
+        checkpoint_every=1_000,
     ),
 )
