@@ -80,7 +80,7 @@ def batch(
     for e in shown.epoch.unique().tolist() if flip else ():
         here = shown.epoch == e
         mirrored[here] = _mirrored(len(images), seed, e)[shown.index[here]]
-    x0 = images.draw(shown.index, mirrored, seed, step)  # BCHW
+    x0 = images.draw(shown.index, mirrored, seed, step, shown.epoch)  # BCHW
     label = None if images.labels is None else images.labels[shown.index]
     return Batch(x0, Condition(label=label), shown.index)
 
