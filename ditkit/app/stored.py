@@ -97,8 +97,8 @@ def _check_belongs(data: Data, store: LatentStore) -> None:
     made = store.plan.preprocessing
     if data.crop != "centre":
         raise UserError(
-            f"--data.crop {data.crop} cannot be had of the latent store {data.source}, whose images were cropped when it "
-            "was made: leave the option out, or train on the images with --data.autoencoder"
+            f"--data.crop {data.crop} cannot be had of the latent store {data.source}, whose images were cropped when "
+            "it was made: leave the option out, or train on the images with --data.autoencoder"
         )
     size = (data.size, data.size) if isinstance(data.size, int) else data.size
     for key, asked, has in (("size", size, made.size), ("channels", data.channels, made.channels)):
