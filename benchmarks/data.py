@@ -1,10 +1,13 @@
 """How much memory and time it takes to know what is in a data set, before the first image is decoded.
 
-    python benchmarks/data.py [index] [--entries 1000000] [--out FILE.json]
+    python benchmarks/data.py [index|decode|start] [--entries 1000000] [--zip FILE.zip] [--out FILE.json]
 
 index: a made-up index of that many entries, flat, in a thousand classes with captions, and in a zip's directory; and a
 zip of 60,000 images from the command to the first image. Each is measured in a fresh process: the time, and the most
 memory that the process had (its peak resident size) beyond what it had with the modules loaded.
+decode: pictures decoded and brought to size on one core, against plain Pillow; in seconds of the processor's time, so
+that other work on the machine does not count.
+start: a zip of the command line, from the command to the first batch of 64.
 """
 
 from __future__ import annotations
@@ -21,11 +24,15 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageChops, ImageOps
 from tqdm import tqdm
 
 from ditkit.base.files import write_json
+from ditkit.data.decode import Decoder
+from ditkit.data.images import load_images
 from ditkit.data.layout import arrange
+from ditkit.data.loader import batch
 from ditkit.data.source import open_source
 
 ZIPPED = 60_000
@@ -40,7 +47,8 @@ def main() -> None:
     rows = SECTIONS[given.section](given)
     width = max(len(str(row["case"])) for row in rows)
     for row in rows:
-        print(f"{row['case']:<{width}}  {row['seconds']:7.2f} s  {row['MiB']:7.1f} MiB  {row['entries']:>9,} entries")
+        speed = f"{float(row['entries']) / max(1e-9, float(row['seconds'])):>12,.0f} /s"
+        print(f"{row['case']:<{width}}  {row['seconds']:7.3f} s  {row['MiB']:7.1f} MiB  {row['entries']:>9,}  {speed}")
     if given.out:
         write_json(given.out, {"section": given.section, "rows": rows})
 
@@ -50,6 +58,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("section", nargs="?", default="index", choices=sorted(SECTIONS))
     parser.add_argument("--entries", type=int, default=1_000_000, help="entries of the made-up indices")
+    parser.add_argument("--zip", type=Path, help="zip whose start is measured")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     return parser.parse_args()
 
@@ -134,7 +143,71 @@ def write_images(path: Path, count: int) -> None:
             archive.writestr(zipfile.ZipInfo(f"{i % 10}/{i:05d}.png"), stream.getvalue())
 
 
-SECTIONS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {"index": index}
+PICTURES = (("JPEG", 500, 375, 64), ("JPEG", 500, 375, 256), ("JPEG", 4000, 3000, 256), ("PNG", 500, 375, 256))
+"""Format, width and height of what is decoded, and the size that it is brought to."""
+
+AT_ONCE = 12
+
+
+def decode(given: argparse.Namespace) -> list[Row]:
+    """The rows of the section "decode"."""
+    rows: list[Row] = []
+    for kind, width, height, side in tqdm(PICTURES, desc="decode"):
+        with tempfile.TemporaryDirectory() as folder:
+            paths = write_pictures(Path(folder), kind, width, height)
+            decoder = Decoder(open_source(folder), (side, side), 3)
+            ways: dict[str, Callable[[int], object]] = {
+                "plain Pillow": lambda i, paths=paths, side=side: plain(paths[i], side),
+                "ditkit": decoder,
+            }
+            for way, work in ways.items():
+                seconds = min(processor_seconds(work) for _ in range(3))
+                case = f"{kind} {width}x{height} to {side}x{side}, {way}"
+                rows.append({"case": case, "seconds": round(seconds, 4), "MiB": 0, "entries": AT_ONCE})
+    return rows
+
+
+def processor_seconds(work: Callable[[int], object]) -> float:
+    """Processor time of ``work`` for each of the pictures, s."""
+    start = time.process_time()
+    for i in range(AT_ONCE):
+        work(i)
+    return time.process_time() - start
+
+
+def plain(path: Path, side: int) -> np.ndarray:
+    """What one would write with Pillow alone: decode, shrink with bicubic filter, cut out the middle."""
+    with Image.open(path) as image:
+        return np.asarray(ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC))
+
+
+def write_pictures(folder: Path, kind: str, width: int, height: int) -> list[Path]:
+    """Slopes with grain, as smooth as photographs are."""
+    paths = []
+    for i in range(AT_ONCE):
+        slope = Image.radial_gradient("L").resize((width, height))
+        grain = Image.effect_noise((width, height), 12)
+        bands = [ImageChops.add(slope, grain, 1, -128), ImageChops.offset(slope, 31 * i + 9), slope]
+        paths.append(folder / f"{i:02}.{kind.lower()}")
+        Image.merge("RGB", bands).save(paths[-1], kind)
+    return paths
+
+
+def start(given: argparse.Namespace) -> list[Row]:
+    """The rows of the section "start"."""
+    if not given.zip:
+        raise SystemExit("start measures a zip: give it with --zip FILE.zip")
+    return [apart(f"{given.zip.name}, first batch of 64", first_batch, given.zip)]
+
+
+def first_batch(path: Path) -> int:
+    """Opens an archive and decodes the first batch of an epoch as needed; the number of images."""
+    images = load_images(open_source(path), memory=0, progress=False)
+    batch(images, step=0, batch_size=64, seed=0)
+    return len(images)
+
+
+SECTIONS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {"index": index, "decode": decode, "start": start}
 
 
 if __name__ == "__main__":

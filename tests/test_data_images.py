@@ -145,7 +145,7 @@ def test_all_bad_is_an_error(tmp_path):
         load(tmp_path)
 
 
-@pytest.mark.parametrize("options", [{"size": 0}, {"size": (4, -1)}, {"channels": 2}])
+@pytest.mark.parametrize("options", [{"size": 0}, {"size": (4, -1)}, {"channels": 5}])
 def test_impossible_sizes_and_channels_are_refused(tmp_path, options):
     with pytest.raises(UserError, match="expected"):
         load(classed(tmp_path, 1), **options)

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 from tqdm import tqdm
 
-from ditkit.app.recipe import AnyRecipe, ClassifierRecipe, Model, Noising, Process, Recipe, Sampling
+from ditkit.app.recipe import AnyRecipe, ClassifierRecipe, Data, Model, Noising, Process, Recipe, Sampling
 from ditkit.app.stored import autoencoder_of
 from ditkit.backbones.classifier import NoisyClassifier
 from ditkit.backbones.output import Output
@@ -21,6 +21,7 @@ from ditkit.base import registry
 from ditkit.base.errors import UserError, unknown
 from ditkit.condition import Condition
 from ditkit.convert.autoencoder import is_autoencoder
+from ditkit.data.crops import Crop
 from ditkit.data.images import Examples
 from ditkit.data.store import is_store
 from ditkit.encoders.autoencoder import Autoencoder, encode_keyed
@@ -66,6 +67,7 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "objective": ("ditkit.objectives", _called_with("denoiser", "x0", "draws")),
     "solver": ("ditkit.solvers", _called_with("denoise", "x", "ts")),
     "grid": ("ditkit.process.grids", _called_with("path", "steps")),
+    "crop": ("ditkit.data.crops", _buildable(Crop)),
     "backbone": ("ditkit.backbones", lambda value: hasattr(value, "presets")),
     "autoencoder": ("ditkit.encoders", is_autoencoder),
 }
@@ -116,6 +118,12 @@ def prediction(process: Process) -> Prediction:
     """The row that the recipe names."""
     kind = _find("prediction", process.prediction)
     return kind(**_options("prediction", process.prediction, kind, process.prediction_options))
+
+
+def crop(data: Data) -> Crop:
+    """The crop that the recipe names."""
+    kind = _find("crop", data.crop)
+    return kind(**_options("crop", data.crop, kind, data.crop_options))
 
 
 def density(process: Noising) -> Density:

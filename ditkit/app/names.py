@@ -17,6 +17,7 @@ SIGNS: dict[str, tuple[str, str | tuple[str, ...]]] = {
     "objective": ("objectives", ("denoiser", "x0", "draws")),
     "solver": ("solvers", ("denoise", "x", "ts")),
     "grid": ("process/grids.py", ("path", "steps")),
+    "crop": ("data/crops.py", "Crop"),
     "backbone": ("backbones", "presets"),
     "autoencoder": ("encoders", "LatentAutoencoder"),
     "conditioning": ("backbones/dit_blocks.py", "Block"),

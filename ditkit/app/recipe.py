@@ -29,6 +29,10 @@ class Data:
     """Height and width in pixels that images are brought to; None: what most of them have."""
     channels: Literal[1, 3] | None = None
     """1 grey, 3 RGB; None: 1 if all images are grey, else 3."""
+    crop: Annotated[str, tyro.conf.arg(help_behavior_hint=named("crop"))] = "centre"
+    """How images are brought to that size in training (ditkit info crops)."""
+    crop_options: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Options of the crop, such as least 0.5."""
     classes: bool = True
     """Condition on the classes where the source has them."""
     flip: bool = False

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from ditkit.app import build
 from ditkit.app.kind import Kind, find_kind
 from ditkit.app.recipe import AnyRecipe, to_yaml
 from ditkit.app.run import Run, check_autoencoder, check_new, create, kind_of_run, open_checkpoint, open_run
@@ -34,7 +35,7 @@ def read_data(recipe: AnyRecipe, autoencoder: Autoencoder) -> tuple[Examples, di
     if is_store(recipe.data.source):
         return read_latents(recipe.data)
     source = open_source(recipe.data.source)
-    images = load_images(source, size=recipe.data.size, channels=recipe.data.channels)
+    images = load_images(source, size=recipe.data.size, channels=recipe.data.channels, crop=build.crop(recipe.data))
     if not recipe.data.classes:
         images.labels, images.classes = None, ()
     channels, height, width = autoencoder.latent_shape(images.shape)

@@ -13,7 +13,8 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from ditkit.base.errors import UserError
-from ditkit.data.preprocess import Size, channels_of, prepare, upright_size
+from ditkit.data.crops import Placed, Size
+from ditkit.data.preprocess import channels_of, colours_of, prepare, upright_size
 from ditkit.data.source import Source
 
 MOST_BAD = 0.01
@@ -43,22 +44,26 @@ class Decoded:
 
 @dataclasses.dataclass(frozen=True)
 class Decoder:
-    """Decodes pictures of a source to one size (H, W) and number of channels (1 or 3)."""
+    """Decodes pictures of a source to one size (H, W) and number of channels (1 to 4)."""
 
     source: Source
     size: Size
     channels: int
 
-    def __call__(self, i: int) -> Decoded | Bad:
-        """Picture i, or what is wrong with it. Safe in threads."""
-        return _attempt(self.source, i, self._decode)
+    def __call__(self, i: int, placed: Placed | None = None) -> Decoded | Bad:
+        """Picture i by a crop (None: the centre), or what is wrong with it. Safe in threads."""
+        return attempt(self.source, i, lambda image: self._decode(image, placed))
 
-    def _decode(self, image: Image.Image) -> Decoded:
-        pixels = prepare(image, self.size, self.channels)
-        return Decoded(pixels, upright_size(image) != self.size, channels_of(image) != self.channels)
+    def _decode(self, image: Image.Image, placed: Placed | None) -> Decoded:
+        stored = image.size  # before a JPEG is decoded at less
+        pixels = prepare(image, self.size, self.channels, placed)
+        return Decoded(
+            pixels, upright_size(image, stored) != self.size, colours_of(self.channels) != channels_of(image)
+        )
 
 
-def _attempt(source: Source, i: int, action: Callable[[Image.Image], T]) -> T | Bad:
+def attempt(source: Source, i: int, action: Callable[[Image.Image], T]) -> T | Bad:
+    """What ``action`` makes of picture i, opened but not decoded, or what is wrong with it."""
     # Decoders raise nearly every kind of error on broken files (OSError, SyntaxError, struct.error, zlib.error, ...).
     try:
         with source.open(i) as image:
@@ -102,7 +107,7 @@ def survey(source: Source, progress: bool = True) -> Survey:
     looked_at = min(len(source), _SURVEYED)
     spread = range(0, len(source) * looked_at, len(source))
     bar = tqdm(spread, desc="looking at images", unit="img", delay=1, leave=False, disable=not progress)
-    headers = [_attempt(source, i // looked_at, _header) for i in bar]
+    headers = [attempt(source, i // looked_at, _header) for i in bar]
     good = [header for header in headers if not isinstance(header, Bad)]
     bad = [header for header in headers if isinstance(header, Bad)]
     if not good or len(bad) > MOST_BAD * len(source):

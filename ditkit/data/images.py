@@ -14,14 +14,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ditkit.base import rng
 from ditkit.base.errors import UserError
 from ditkit.base.pixels import from_uint8
-from ditkit.data.decode import MOST_BAD, Bad, Decoder, default_workers, survey, too_many_bad
-from ditkit.data.preprocess import Size
+from ditkit.data.crops import Centre, Crop, Placed, Size
+from ditkit.data.decode import MOST_BAD, Bad, Decoder, Survey, default_workers, survey, too_many_bad
+from ditkit.data.preprocess import MODES
 from ditkit.data.source import Source
 
 MEMORY = 2 * 2**30
 """Bytes of pixels up to which a set is held in memory."""
+
+CENTRE = Centre()
+"""The crop where nothing else is said: ADM's centre crop."""
 
 _CHUNK = 64
 _NAMED = 10
@@ -53,10 +58,10 @@ class Examples(Protocol):
 
     def __len__(self) -> int: ...
 
-    def draw(self, rows: Tensor, mirrored: Tensor, seed: int, step: int) -> Tensor:
+    def draw(self, rows: Tensor, mirrored: Tensor, seed: int, step: int, epoch: Tensor | None = None) -> Tensor:
         """What is learned of ``rows`` (B,) int64 in a step: float32 (B, C, H, W), pixels in [-1, 1].
 
-        mirrored: (B,) bool, which of them left to right.
+        mirrored: (B,) bool, which of them left to right. epoch: (B,) int64, in which epoch each is shown; None: 0.
         """
         ...
 
@@ -100,7 +105,7 @@ class ImageSet:
         """The pictures of ``rows`` (B,) int64: uint8 (B, C, H, W)."""
         return self.images[rows]
 
-    def draw(self, rows: Tensor, mirrored: Tensor, seed: int, step: int) -> Tensor:
+    def draw(self, rows: Tensor, mirrored: Tensor, seed: int, step: int, epoch: Tensor | None = None) -> Tensor:
         """The pictures of ``rows``, mirrored or not, as pixels (see ``Examples``)."""
         return _pixels(self.get(rows), mirrored)
 
@@ -111,13 +116,14 @@ class ImageSet:
 
 
 class LazyImageSet:
-    """Pictures that are decoded when they are asked for (see ``Images``), for sets larger than memory.
+    """Pictures that are decoded when they are asked for (see ``Images``): of sets larger than memory, or cropped anew
+    each time that they are shown.
 
     A picture that does not decode is replaced by the next one of its class that does, always the same; it is named
     once, in the log and in ``skipped``. More than 1% of such raise UserError.
     """
 
-    def __init__(self, decoder: Decoder, indices: Tensor, workers: int, notes: list[str]) -> None:
+    def __init__(self, decoder: Decoder, indices: Tensor, workers: int, notes: list[str], crop: Crop = CENTRE) -> None:
         source = decoder.source
         self.shape: tuple[int, int, int] = (decoder.channels, *decoder.size)
         self.classes = source.classes
@@ -127,6 +133,7 @@ class LazyImageSet:
         self.notes = notes
         self._decoder = decoder
         self._workers = workers
+        self._crop = crop
         # Two at least, even where one is faster: a file that is slow to come must not hold up the others.
         self._pool = ThreadPoolExecutor(max(2, workers), thread_name_prefix="decode")
         self._bad: dict[int, Bad] = {}
@@ -136,23 +143,31 @@ class LazyImageSet:
         return len(self.indices)
 
     def get(self, rows: Tensor) -> Tensor:
-        """The pictures of ``rows`` (B,) int64: uint8 (B, C, H, W), decoded in threads."""
-        pixels = list(self._pool.map(self._decode, rows.tolist()))
-        return torch.from_numpy(np.stack(pixels)) if pixels else torch.empty((0, *self.shape), dtype=torch.uint8)
+        """The pictures of ``rows`` (B,) int64, centre-cropped: uint8 (B, C, H, W), decoded in threads."""
+        return self._decoded([(row, None) for row in rows.tolist()])
 
-    def draw(self, rows: Tensor, mirrored: Tensor, seed: int, step: int) -> Tensor:
-        """The pictures of ``rows``, mirrored or not, as pixels (see ``Examples``)."""
-        return _pixels(self.get(rows), mirrored)
+    def draw(self, rows: Tensor, mirrored: Tensor, seed: int, step: int, epoch: Tensor | None = None) -> Tensor:
+        """The pictures of ``rows``, cropped anew each epoch and mirrored or not, as pixels (see ``Examples``)."""
+        if not self._crop.drawn:
+            return _pixels(self.get(rows), mirrored)
+        epochs = [0] * len(rows) if epoch is None else epoch.tolist()
+        keys = zip(epochs, self.indices[rows].tolist(), strict=True)
+        placed = [self._crop.draw(self._decoder.size, rng.generator(seed, "crop", *key)) for key in keys]
+        return _pixels(self._decoded(list(zip(rows.tolist(), placed, strict=True))), mirrored)
 
     def subset(self, rows: Tensor) -> LazyImageSet:
         """The set of the pictures of ``rows`` (M,) int64, in that order, with the same classes."""
-        return LazyImageSet(self._decoder, self.indices[rows], self._workers, self.notes)
+        return LazyImageSet(self._decoder, self.indices[rows], self._workers, self.notes, self._crop)
 
-    def _decode(self, row: int) -> np.ndarray:
+    def _decoded(self, wanted: list[tuple[int, Placed | None]]) -> Tensor:
+        pixels = list(self._pool.map(self._decode, *zip(*wanted, strict=True))) if wanted else []
+        return torch.from_numpy(np.stack(pixels)) if pixels else torch.empty((0, *self.shape), dtype=torch.uint8)
+
+    def _decode(self, row: int, placed: Placed | None) -> np.ndarray:
         for candidate in self._alike(row):
             if candidate in self._bad:
                 continue
-            decoded = self._decoder(int(self.indices[candidate]))
+            decoded = self._decoder(int(self.indices[candidate]), placed)
             if not isinstance(decoded, Bad):
                 return decoded.pixels
             self._report(candidate, decoded)
@@ -181,6 +196,7 @@ def load_images(
     *,
     size: int | Size | None = None,
     channels: int | None = None,
+    crop: Crop = CENTRE,
     workers: int | None = None,
     progress: bool = True,
     memory: int = MEMORY,
@@ -188,7 +204,9 @@ def load_images(
     """The pictures of a source in one size and number of channels, in the source's order.
 
     size: (H, W) or one number for both, in pixels; None is the size that most have (among equals the smallest).
-    channels: 1 or 3; None is 1 if every picture is grey, else 3. workers: threads; None is one per core.
+    channels: 1 to 4 (grey, grey and alpha, RGB, RGBA); None is 1 if every picture is grey, else 3.
+    crop: one that is drawn anew each epoch means decoding as needed too; ``get`` gives the centre then.
+    workers: threads; None is one per core.
     memory: bytes of decoded pixels beyond which the set is not decoded now but as needed (``LazyImageSet``). Then
     size and channels are told from 2,048 pictures spread over the source.
 
@@ -201,8 +219,8 @@ def load_images(
     height_width = seen.commonest_size if size is None else (size, size) if isinstance(size, int) else size
     workers = workers or default_workers(seen.commonest_size)
     decoder = Decoder(source, height_width, channels or seen.most_channels)
-    if len(source) * decoder.channels * height_width[0] * height_width[1] > memory:
-        return _lazily(decoder, seen.total, seen.sizes[height_width], workers)
+    if crop.drawn or len(source) * decoder.channels * height_width[0] * height_width[1] > memory:
+        return LazyImageSet(decoder, torch.arange(len(source)), workers, _notes_of(decoder, seen, crop), crop)
     loading = _Loading(decoder, workers, progress)
     images = loading.run()
     if channels is None and decoder.channels == 1 and loading.recoloured:  # a coloured one that the survey missed
@@ -217,8 +235,11 @@ def _check(size: int | Size | None, channels: int | None) -> None:
             f"size {size} is no image size: expected a number of pixels or (height, width), each at least 1 and at "
             f"most {_LONGEST}"
         )
-    if channels not in (None, 1, 3):
-        raise UserError(f"channels {channels} cannot be read from images: expected 1 (grey) or 3 (RGB); leave it out")
+    if channels is not None and channels not in MODES:
+        raise UserError(
+            f"channels {channels} cannot be read from images: expected 1 (grey), 2 (grey and alpha), 3 (RGB) or 4 "
+            "(RGBA); leave it out"
+        )
 
 
 def _by(size: Size) -> str:
@@ -226,14 +247,14 @@ def _by(size: Size) -> str:
     return f"{height}x{width}" if height == width else f"{height}x{width} (height x width)"
 
 
-def _lazily(decoder: Decoder, seen: int, fitting: int, workers: int) -> LazyImageSet:
-    total = len(decoder.source)
-    notes = [f"{total:,} images are decoded as needed: together they would not fit in memory"]
-    if fitting < seen:
+def _notes_of(decoder: Decoder, seen: Survey, crop: Crop) -> list[str]:
+    why = f"crop {crop.name} takes another part each time" if crop.drawn else "together they would not fit in memory"
+    notes = [f"{len(decoder.source):,} images are decoded as needed: {why}"]
+    if (others := seen.total - seen.sizes[decoder.size]) and not crop.drawn:
         notes.append(
-            f"{seen - fitting:,} of {seen:,} images looked at are resized and centre-cropped to {_by(decoder.size)}"
+            f"{others:,} of {seen.total:,} images looked at are resized and centre-cropped to {_by(decoder.size)}"
         )
-    return LazyImageSet(decoder, torch.arange(total), workers, notes)
+    return notes
 
 
 class _Loading:
@@ -300,7 +321,7 @@ class _Loading:
             where = _by(self.decoder.size)
             notes.append(f"{self.resized:,} of {good:,} images were resized and centre-cropped to {where}")
         if self.recoloured:
-            change = "coloured and turned to grey" if self.decoder.channels == 1 else "grey and repeated to 3 channels"
+            change = "coloured and turned to grey" if self.decoder.channels <= 2 else "grey and repeated to 3 channels"
             notes.append(f"{self.recoloured:,} of {good:,} images were {change}")
         if self.bad:
             bad = list(self.bad.values())

@@ -189,7 +189,7 @@ class Latents:
         """The captions of some of its rows."""
         return [self.store.caption(int(self.rows[row])) for row in rows]
 
-    def draw(self, rows: Tensor, mirrored: Tensor, seed: int, step: int) -> Tensor:
+    def draw(self, rows: Tensor, mirrored: Tensor, seed: int, step: int, epoch: Tensor | None = None) -> Tensor:
         """Normalised latents (B, c, h, w) float32 of rows (B,), drawn from the posterior of the image, or where
         ``mirrored`` (B,) of its mirror image, with the noise of ``ditkit.encoders.autoencoder.encode_keyed``.
         """

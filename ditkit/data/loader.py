@@ -76,11 +76,11 @@ def batch(
     flip: mirrors half of the images left to right, drawn anew each epoch.
     """
     shown = turn(len(images), step=step, batch_size=batch_size, seed=seed, rank=rank, world=world)
-    mirrored = torch.zeros_like(shown.index, dtype=torch.bool)
+    turned = torch.zeros_like(shown.index, dtype=torch.bool)
     for e in shown.epoch.unique().tolist() if flip else ():
         here = shown.epoch == e
-        mirrored[here] = _mirrored(len(images), seed, e)[shown.index[here]]
-    x0 = images.draw(shown.index, mirrored, seed, step)  # BCHW
+        turned[here] = mirrored(len(images), seed, e)[shown.index[here]]
+    x0 = images.draw(shown.index, turned, seed, step, shown.epoch)  # BCHW
     label = None if images.labels is None else images.labels[shown.index]
     return Batch(x0, Condition(label=label), shown.index)
 
@@ -92,7 +92,8 @@ def _order(count: int, seed: int, epoch: int) -> Tensor:
 
 
 @functools.lru_cache(maxsize=4)
-def _mirrored(count: int, seed: int, epoch: int) -> Tensor:
+def mirrored(count: int, seed: int, epoch: int) -> Tensor:
+    """Which of ``count`` rows are shown left to right in an epoch, (N,) bool: half of them, as drawn."""
     return torch.rand(count, generator=rng.generator(seed, "flip", epoch)) < 0.5  # N
 
 
