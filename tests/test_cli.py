@@ -276,6 +276,7 @@ def measured(pets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny run that was evaluated and reported on."""
     run = tmp_path_factory.mktemp("measured") / "r"
     sizes = ["--evaluate.num", 30, "--evaluate.sweep-num", 20, "--evaluate.sweep", 1, 3]
+    sizes += ["--evaluate-every", 2, "--evaluate.every-num", 20]
     made(train(pets, run, "--data.heldout", 0.2, "--train.sample-every", 2, *sizes))
     made(ditkit("evaluate", run))
     made(ditkit("report", run))

@@ -10,26 +10,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ditkit.app.measuring import evaluate, measure, protocol, read_result, result
 from ditkit.app.recipe import Sampling
 from ditkit.app.references import Reference
-from ditkit.app.report.charts import Dots, Line, Linear, Mark
-from ditkit.app.report.svg import Whiskers, series, svg_chart
-from ditkit.app.report.words import metric_text
-from ditkit.app.run import Run, environment, load_model
+from ditkit.app.run import Model, Run, environment, load_model
 from ditkit.app.samples import FileSamples, Plan, RunSamples
 from ditkit.app.solver_study.choice import Choice
+from ditkit.app.sweep import entry_text, metric_names
 from ditkit.base.errors import UserError
-from ditkit.base.files import remove_folder, sha256, write_json, write_text
+from ditkit.base.files import remove_folder, sha256, write_json
 from ditkit.base.workers import Workers
 from ditkit.evaluate.parts import Store
 from ditkit.evaluate.protocol import differences, protocol_hash
 
 WORK = ".evaluating"
 """The folder, in that of the results, with what is done of a call that has not ended."""
-NOT_METRICS = {"seconds_per_sample", "classifier_heldout_accuracy", "copies", "copies_in_features"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,25 +116,63 @@ def evaluate_run(
     *,
     device: str | None = None,
     npz: Path | None = None,
+    repeats: int = 1,
 ) -> list[dict[str, Any]]:
-    """The results of all variants, in order; nothing in processes that do not lead."""
-    found, model = [], None
+    """The results of all variants, in order; nothing in processes that do not lead.
+
+    repeats: sets of samples of each variant, the seeds of one following those of another.
+    """
+    found, model, of = [], None, ""
     for k, plan in enumerate(variants.plans):
         if model is None or plan.weights != variants.plans[k - 1].weights:
             model = load_model(run, step, device=device, weights=plan.weights)
             of = sha256(checkpoint_file(step, plan.weights))
-        said = protocol(RunSamples.of(model, plan), against)
-        store = work.place(protocol_hash(said), of)
-        done = work.finished(store)
-        if done is None:
-            label = "samples" if len(variants.plans) == 1 else f"samples {k + 1} of {len(variants.plans)}"
-            done = evaluate(model, against, plan, store=store, workers=workers, npz=npz, progress=label)
-            if done is not None:
-                done["about"]["weights_sha256"] = of
-                work.keep(store, done)
-        if workers.leads and done is not None:
-            found.append(done)
+        results = []
+        for r in range(repeats):
+            each = dataclasses.replace(plan, seed=plan.seed + r * plan.num)
+            label = _label(k * repeats + r + 1, len(variants.plans) * repeats)
+            results += _one_set(model, each, against, work, workers, of=of, npz=npz, label=label)
+        if workers.leads:
+            found.append(over_sets(results) if repeats > 1 else results[0])
     return found
+
+
+def _one_set(
+    model: Model, plan: Plan, against: Reference, work: Work, workers: Workers, *, of: str, npz: Path | None, label: str
+) -> list[dict[str, Any]]:
+    """The result of one set of samples, from before or measured now, in a list; of: the weights' fingerprint."""
+    store = work.place(protocol_hash(protocol(RunSamples.of(model, plan), against)), of)
+    done = work.finished(store)
+    if done is None:
+        done = evaluate(model, against, plan, store=store, workers=workers, npz=npz, progress=label)
+        if done is None:
+            return []
+        done["about"]["weights_sha256"] = of
+        work.keep(store, done)
+    return [done]
+
+
+def _label(k: int, total: int) -> str:
+    return "samples" if total == 1 else f"samples {k} of {total}"
+
+
+def over_sets(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One result for several sets of samples: means of the values, their standard errors from how the sets differ."""
+    first, n = results[0], len(results)
+    scores = {}
+    for key, entry in first.items():
+        if not isinstance(entry, dict) or "value" not in entry:
+            continue
+        values = [found[key]["value"] for found in results]
+        mean = sum(values) / n
+        spread = (sum((value - mean) ** 2 for value in values) / (n - 1)) ** 0.5
+        scores[key] = {**entry, "value": mean, "standard_error": float(f"{spread / n**0.5:.3g}"), "values": values}
+    said = {
+        **first["protocol"],
+        "seeds": [first["protocol"]["seeds"][0], results[-1]["protocol"]["seeds"][1]],
+        "standard_error": f"over {n} sets of samples, of the mean of their values",
+    }
+    return result(scores, said, first["about"])
 
 
 def evaluate_files(
@@ -153,82 +186,6 @@ def evaluate_files(
         return []
     about = {"samples": source, "fingerprint": samples.fingerprint, "reference": against.source}
     return [result(found.scores, said, {**about, "environment": environment(device)})]
-
-
-def named_variants(results: Sequence[dict[str, Any]]) -> list[str]:
-    """A name for each result of a sweep: what its protocol does not share with all others."""
-    kept = [{k: p["protocol"].get(k) for k in ("sampling", "weights")} for p in results]
-    varied = list(dict.fromkeys(key for other in kept[1:] for key in differences(kept[0], other)))
-    leaves = [{key: _leaf(p, key) for key in varied} for p in kept]
-    return [", ".join(f"{key.removeprefix('sampling.')} {value}" for key, value in leaf.items()) for leaf in leaves]
-
-
-def _leaf(value: Any, place: str) -> Any:
-    for part in place.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
-
-
-def metric_names(results: Sequence[dict[str, Any]]) -> list[str]:
-    """The metrics of results, in order, without speed, copies and the judge's own accuracy."""
-    keys = dict.fromkeys(k for found in results for k, v in found.items() if isinstance(v, dict) and "value" in v)
-    return [key for key in keys if key not in NOT_METRICS]
-
-
-def entry_text(entry: dict[str, Any] | None) -> str:
-    """A metric's value with its standard error, where it is known."""
-    if entry is None:
-        return "–"
-    error = f" ± {entry['standard_error']:.2g}" if "standard_error" in entry else ""
-    return f"{entry['value']:.4g}{error}"
-
-
-def sweep_table(results: Sequence[dict[str, Any]]) -> str:
-    """A sweep as a table in Markdown, its columns aligned."""
-    keys = metric_names(results)
-    rows = [["Variant", *(metric_text(key).title for key in keys), "Protocol"]]
-    for name, found in zip(named_variants(results), results, strict=True):
-        rows.append([name, *(entry_text(found.get(key)) for key in keys), found["protocol_hash"][:12]])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["| " + " | ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
-
-
-def sweep_plot(results: Sequence[dict[str, Any]]) -> str:
-    """The first metric over the guidance scale, a line for all else that varies, whiskers of a standard error."""
-    key = metric_names(results)[0]
-    lines: dict[str, list[tuple[float, float, float]]] = {}
-    for name, found in zip(named_variants(results), results, strict=True):
-        rest = ", ".join(part for part in name.split(", ") if not part.startswith("guidance ")) or "guidance"
-        entry = found[key]
-        point = (found["protocol"]["sampling"]["guidance"], entry["value"], entry.get("standard_error", 0.0))
-        lines.setdefault(rest, []).append(point)
-    marks: list[Mark] = []
-    for k, points in enumerate(lines.values()):
-        x, y, error = np.array(sorted(points)).T
-        marks += [Whiskers(x, y - error, y + error, series(k)), Dots(x, y, series(k))]
-        marks += [Line(x, y, series(k))] if len(x) > 1 else []
-    whiskers = [mark for mark in marks if isinstance(mark, Whiskers)]
-    title = metric_text(key).title
-    best = min(results, key=lambda found: found[key]["value"])
-    said = f"{title} over the guidance scale for {', '.join(lines)}; the least is {entry_text(best[key])}."
-    return svg_chart(
-        f"{title} of the variants",
-        marks,
-        Linear.over(*(w.x for w in whiskers)),
-        Linear.over(*(w.low for w in whiskers), *(w.high for w in whiskers)),
-        x_label="guidance scale",
-        y_label=title,
-        alt=said,
-        legend=[(series(k), name) for k, name in enumerate(lines)],
-    )
-
-
-def write_sweep(folder: Path, results: Sequence[dict[str, Any]]) -> None:
-    """Writes results.json, table.md and plot.svg."""
-    write_json(folder / "results.json", list(results))
-    write_text(folder / "table.md", sweep_table(results) + "\n")
-    write_text(folder / "plot.svg", sweep_plot(results) + "\n")
 
 
 def located_result(place: Path) -> Path:

@@ -71,10 +71,11 @@ class Store:
     folder: Path
     fingerprint: str
 
-    def has(self, rows: range) -> bool:
-        """Whether the part of these rows is there."""
+    def has(self, rows: range, images: bool = False) -> bool:
+        """Whether the part of these rows is there, with its images if they are needed."""
         with contextlib.suppress(OSError, SafetensorError), safe_open(self._path(rows), "pt") as file:
-            return (file.metadata() or {}).get(KEY) == self.fingerprint
+            same = (file.metadata() or {}).get(KEY) == self.fingerprint
+            return same and (not images or "images" in file.keys())  # noqa: SIM118  (it is no mapping)
         return False
 
     def save(self, part: Part) -> None:
@@ -128,7 +129,7 @@ def collect(
                 yield _look(samples, network, rows, keep(rows))
                 bar.update(len(rows))
         return
-    missing = [rows for rows in parts[workers.rank :: workers.world] if not store.has(rows)]
+    missing = [rows for rows in parts[workers.rank :: workers.world] if not store.has(rows, keep(rows))]
     mine = sum(map(len, parts[workers.rank :: workers.world]))
     shown = progress if workers.leads else None
     with _bar(range(mine), shown, mine - sum(map(len, missing))) as bar:

@@ -15,7 +15,7 @@ from ditkit.app.cli import parse
 from ditkit.app.commands.sample import How
 from ditkit.app.recipe import Enough
 from ditkit.base.errors import UserError
-from ditkit.train.settings import STRICT
+from ditkit.train.settings import STRICT, Positive
 
 if TYPE_CHECKING:
     from ditkit.app.evaluating import Work
@@ -50,6 +50,8 @@ class Options:
     """Real images: any data source, a latent store, or ADM's .npz; None: what the run was trained on."""
     num: Enough | None = None
     """Samples to draw from a run; None: the recipe's evaluate.num."""
+    repeats: Positive = 1
+    """Sets of so many samples, each with seeds of its own: then standard errors are over them."""
     seed: int = 0
     """Seed of the first sample; the next ones count up."""
     labels: Literal["balanced", "random"] = "balanced"
@@ -105,14 +107,17 @@ def _run(options: Options, place: str, workers: Workers) -> int:
     for each in variants.plans:
         check_sampling(run.recipe, each.sampling)
         checkpoint_file(step, each.weights)
-    if options.npz is not None and len(variants.plans) > 1:
-        raise UserError(f"--npz {options.npz} is one file for {len(variants.plans)} variants: measure one at a time")
+    sets = len(variants.plans) * options.repeats
+    if options.npz is not None and sets > 1:
+        raise UserError(f"--npz {options.npz} is one file for {sets} sets of samples: measure one at a time")
     device = workers.device(options.device or run.recipe.train.device)
     with _work(options.out or run.folder, workers) as work:
         with workers.leader_first():
             model = load_model(run, step, device=device)
             against = measuring.reference(model, options.reference, _space(options))
-        found = evaluate_run(run, step, variants, against, work, workers, device=device, npz=options.npz)
+        found = evaluate_run(
+            run, step, variants, against, work, workers, device=device, npz=options.npz, repeats=options.repeats
+        )
         return _tell(found, options.out or run.folder, work) if workers.leads else 0
 
 
@@ -123,7 +128,7 @@ def _files(options: Options, place: str, workers: Workers) -> int:
     from ditkit.app.samples import FileSamples
 
     drawing = [name for name in ("num", "npz") if getattr(options, name) is not None]
-    if drawing or options.sweep != Sweep() or options.how != How():
+    if drawing or options.repeats > 1 or options.sweep != Sweep() or options.how != How():
         raise UserError(f"{place} is no run, its images are measured as they are: leave out what says how to draw")
     if options.reference is None:
         raise UserError(f"--reference is missing: expected the real images to measure {place} against")
@@ -165,12 +170,13 @@ def _work(out: Path, workers: Workers) -> Any:
 
 
 def _tell(found: list[dict[str, Any]], out: Path, work: Work) -> int:
-    from ditkit.app.evaluating import sweep_table, write_sweep
+    from ditkit.app.sweep import sweep_table, write_sweep
     from ditkit.base.files import write_json
 
     if len(found) == 1:
         write_json(out / "metrics.json", found[0])
-        print(f"{table(found[0])}\n\nprotocol {found[0]['protocol_hash'][:12]}\nwritten to {out / 'metrics.json'}")
+        print(f"{table(found[0])}\n{notes(found[0])}\nprotocol {found[0]['protocol_hash'][:12]}")
+        print(f"written to {out / 'metrics.json'}")
     else:
         write_sweep(out / "sweep", found)
         print(f"{sweep_table(found)}\n\nwritten to {out / 'sweep'} (results.json, table.md, plot.svg)")
@@ -185,6 +191,15 @@ def table(metrics: dict[str, Any]) -> str:
     return "\n".join(
         f"{n:<{width}}  {e['value']:>10.4g}{_error(e):<12} ({e['samples']:,} samples)" for n, e in rows.items()
     )
+
+
+def notes(metrics: dict[str, Any]) -> str:
+    """What to know before believing the values, a line each; empty where there is nothing."""
+    said: dict[str, list[str]] = {}
+    for name, entry in metrics.items():
+        if isinstance(entry, dict) and "value" in entry and entry.get("note"):
+            said.setdefault(entry["note"], []).append(name)
+    return "".join(f"note on {', '.join(names)}: {note}\n" for note, names in said.items())
 
 
 def _error(entry: dict[str, Any]) -> str:
