@@ -15,11 +15,12 @@ import pytest
 import torch
 
 from ditkit.app import measuring, references
+from ditkit.app.commands.evaluate import main
 from ditkit.app.evaluating import comparison
 from ditkit.app.references import Space, open_reference
 from ditkit.app.run import Model, load_model, open_run
 from ditkit.app.samples import Plan, RunSamples
-from ditkit.base.workers import ALONE, Workers
+from ditkit.base.workers import Workers
 from ditkit.evaluate import parts as parts_module
 from ditkit.evaluate.copies import feature_copy_report
 from ditkit.evaluate.npz import write_statistics
@@ -118,8 +119,6 @@ def test_a_kill_while_drawing_loses_one_part(copied: Path, mine: Path, monkeypat
     (copied / "metrics.json").unlink()
     monkeypatch.setattr(Model, "draw", counted)
     with pytest.raises(Stopped):
-        from ditkit.app.commands.evaluate import main
-
         main([str(copied), "--num", str(NUM)])
     assert sorted(p.name for p in copied.glob(".evaluating/*/*")) == [
         "000000000-000000128.safetensors",
@@ -140,26 +139,24 @@ def test_two_processes_give_the_numbers_of_one(copied: Path, mine: Path) -> None
     assert numbers(read(copied)) == numbers(read(mine))
 
 
+class Apart(Workers):
+    """Two processes that do not wait for one another."""
+
+    def wait(self) -> None:
+        """Returns."""
+
+
 def test_processes_share_the_parts(mine: Path, tmp_path: Path) -> None:
     model = load_model(open_run(mine))
     against = measuring.reference(model, None)
-    samples = RunSamples.of(model, Plan(model.run.recipe.sample, NUM))
+    samples, parts = RunSamples.of(model, Plan(model.run.recipe.sample, NUM)), parts_of(NUM)
     store = Store(tmp_path, "f")
-    shares = []
-    for rank in range(2):
-
-        class Apart(Workers):
-            def wait(self) -> None:
-                shares.append(len(list(tmp_path.iterdir())))
-
-        list(
-            collect(samples, against.network, parts_of(NUM)[:2], store=store, workers=Apart(rank, 2), progress=None)
-        ) if rank else next(
-            iter(collect(samples, against.network, [range(0, 128)], store=store, workers=ALONE, progress=None))
-        )
-    assert shares == [2]
-    assert store.has(range(128, 256))
-    assert not Store(tmp_path, "other").has(range(128, 256))  # a stale one is not taken
+    assert not list(collect(samples, against.network, parts, store=store, workers=Apart(1, 2), progress=None))
+    assert [store.has(rows) for rows in parts] == [False, True, False]
+    assert not Store(tmp_path, "other").has(parts[1])  # a stale one is not taken
+    assert not store.has(parts[1], images=True)
+    found = list(collect(samples, against.network, parts, store=store, workers=Apart(0, 2), progress=None))
+    assert [part.rows for part in found] == parts
 
 
 def test_a_sweep_measures_every_combination_and_its_reference_once(
@@ -334,13 +331,11 @@ def test_a_resumed_training_measures_as_one_that_was_not_stopped(pets: Path, tmp
     made(train(pets, tmp_path / "r", *LOOK, *CALM))
     made(ditkit("train", "--resume", tmp_path / "r", "--train.steps", 6))
     made(train(pets, tmp_path / "whole", *LOOK, *CALM, "--train.steps", 6))
-    resumed, whole = (
-        [r for r in open_run(tmp_path / n).records() if r.get("event") == "evaluate"] for n in ("r", "whole")
-    )
+    folders = [tmp_path / "r", tmp_path / "whole"]
+    resumed, whole = ([r for r in open_run(f).records() if r.get("event") == "evaluate"] for f in folders)
     assert resumed == whole
-    assert [p.name for p in (tmp_path / "r" / "best").iterdir()] == [
-        p.name for p in (tmp_path / "whole" / "best").iterdir()
-    ]
+    best = [[p.name for p in (f / "best").iterdir()] for f in folders]
+    assert best[0] == best[1]
 
 
 def test_a_best_metric_that_cannot_be_is_refused(pets: Path, tmp_path: Path) -> None:
