@@ -105,9 +105,9 @@ STRONG = [
     Strong("unipc", 4, {"order": 3}, 3, FINE),
     Strong("lms", 2, {"order": 2}, 2),
     Strong("lms", 3, {"order": 3}, 2),
-    Strong("lms", 4, {}, 2, FINE),
+    Strong("lms", 4, {}, 2, (280, 400, 560, 800)),
     Strong("rk4", 4),
-    Strong("dopri5", 5, LOOSE, steps=(10, 14, 20, 28)),
+    Strong("dopri5", 5, LOOSE, steps=(18, 21, 25, 30)),
 ]
 """UniPC's corrector adds an order to its predictor's (Zhao et al. 2023, theorem 3.1)."""
 
@@ -194,13 +194,13 @@ WEAK = [
     Weak("dpmpp_2m_sde", 2, 2, {"eta": 0.5}, scale=0.5),
     Weak("dpmpp_3m_sde", EXACT, 2),
     Weak("dpmpp_3m_sde", 2, 2, {"eta": 0.5}, scale=0.5),
-    Weak("dpm_solver", 3, 1, {"eta": 1.0}, steps=(80, 113, 160, 226)),
+    Weak("dpm_solver", 3, 1, {"eta": 1.0}, steps=(81, 114, 162, 228)),
     Weak("dpmpp_2s", EXACT, 1, {"eta": 1.0}),
     Weak("dpmpp_3s", EXACT, 1, {"eta": 1.0}, steps=(80, 113, 160, 226)),
     # a step along the ODE keeps the covariance to its own order, but noise at its end only is late for the mean
     Weak("dpm_2_ancestral", 1, 2),
     Weak("dpmpp_2s_ancestral", 1, 2),
-    Weak("dpm_fast", 1, 3, {"eta": 1.0}, steps=(59, 83, 119, 167)),
+    Weak("dpm_fast", 1, 3, {"eta": 1.0}, steps=(101, 140, 200, 281)),
     Weak("edm", 1, 2, CHURN, scale=0.5),
     Weak("edm_euler", 1, 1, CHURN, scale=0.5),
     Weak("dpm_2_churn", 1, 2, CHURN, scale=0.5),

@@ -20,6 +20,7 @@ from ditkit.base.rng import generator
 from ditkit.condition import NULL_LABEL, Condition
 from ditkit.data.loader import Batch
 from ditkit.objectives.loss import Loss
+from ditkit.objectives.neighbours import References
 from ditkit.process.grids import log_snr
 from ditkit.sample import sample
 from ditkit.train.denoising import Denoising, draw
@@ -57,10 +58,16 @@ def recipe(**settings: Any) -> Recipe:
     return Recipe(model=Model(patch_size=4, width=8, depth=1, heads=2), train=TrainSettings(batch_size=6, **settings))
 
 
+def references() -> References:
+    """Images of three classes for an objective that asks for them, more than it looks at."""
+    data = torch.linspace(-1, 1, 300)[:, None, None, None].expand(-1, 3, 4, 8)
+    return References.among(data, torch.arange(300) % 3, 3)
+
+
 def trainer_of(recipe: Recipe, facts: dict[str, Any] = FACTS) -> Trainer[Denoising]:
     """A trainer of a recipe's network."""
     net = build.network(recipe.model, recipe.process, facts)
-    denoiser, objective = build.denoiser(recipe, net), build.objective(recipe.process)
+    denoiser, objective = build.denoiser(recipe, net), build.objective(recipe.process, {References: references})
     task = Denoising(denoiser, objective, recipe.seed, label_dropout=recipe.train.label_dropout)
     return Trainer(task, recipe.train)
 

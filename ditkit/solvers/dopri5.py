@@ -40,10 +40,10 @@ class _Adaptive:
         self.length = self._first_length(self.at.u - end.u)
 
     def _first_length(self, whole: float) -> float:
-        """A step along which x changes by about 1% (Hairer, Norsett & Wanner 1993, II.4)."""
-        size = self._norm(self.x, self.x).max()
-        speed = self._norm(self.at.scale * self.flow.slope(self.said, self.at), self.x).max()
-        return min(whole, float(0.01 * size / speed) if speed > 0 else whole)
+        """A step along which x changes by about 1%; a short one where that says nothing (Hairer et al. 1993, II.4)."""
+        size = float(self._norm(self.x, self.x).max())
+        speed = float(self._norm(self.at.scale * self.flow.slope(self.said, self.at), self.x).max())
+        return min(whole, 0.01 * size / speed) if min(size, speed) > 1e-5 else 1e-6 * whole
 
     def _norm(self, off: Tensor, *xs: Tensor) -> Tensor:
         """The root mean square of off / allowed over the numbers of each sample, (B,)."""
@@ -62,6 +62,11 @@ class _Adaptive:
             next_length = length * min(GROW, max(SHRINK, SAFETY * max(error, 1e-10) ** -0.2))
             # a step that was cut off to end at t says nothing against a longer one
             self.length = max(self.length, next_length) if cut and error <= 1 else next_length
+            if self.at.u - self.length == self.at.u:
+                raise UserError(
+                    f"rtol {self.rtol:g}, atol {self.atol:g}: dopri5 cannot go on from t = {float(self.at.t):.6g}, "
+                    "however short its steps: allow more error, or take a solver with a fixed grid"
+                )
 
     def _try(self, du: float, t_end: Tensor | None) -> float:
         """Takes one step where its error, relative to the allowed one, is at most 1; that error."""
