@@ -166,11 +166,11 @@ def test_a_sweep_measures_every_combination_and_its_reference_once(
     seen: list[int] = []
     measure: Callable[..., Any] = references._measure
     monkeypatch.setattr(references, "_measure", lambda *args: seen.append(1) or measure(*args))
-    sweep = ["--sweep.guidance", 1, 3, "--sweep.solver", "ddim", "heun@edm", "--sweep.weights", "ema", "weights"]
+    sweep = ["--sweep.guidance", 1, 3, "--sweep.solver", "ddim", "heun@quadratic", "--sweep.weights", "ema", "weights"]
     said = made(ditkit("evaluate", copied, "--num", 20, *sweep))
     results = json.loads((copied / "sweep" / "results.json").read_text())
     assert len(results) == len({r["protocol_hash"] for r in results}) == 8
-    assert {r["protocol"]["sampling"]["grid"] for r in results} == {"uniform", "edm"}
+    assert {r["protocol"]["sampling"]["grid"] for r in results} == {"uniform", "quadratic"}
     assert len(seen) == 1
     assert "guidance 3.0, solver heun" in said.out
     assert "guidance 3.0" in (copied / "sweep" / "table.md").read_text()

@@ -121,6 +121,11 @@ def check_apart(samples: str, reference: str) -> None:
         )
 
 
+def classes_of(source: str) -> tuple[str, ...]:
+    """The names of a reference's classes, before it is read; none for a store or statistics."""
+    return () if is_store(source) or _holds_statistics(source) else open_source(source).classes
+
+
 def _images(source: str, shape: tuple[int, int, int], resize: bool) -> tuple[Images, str]:
     """The images in the samples' shape, at most ``MOST``, and the fingerprint of where they are from."""
     channels, height, width = shape

@@ -124,7 +124,7 @@ def _run(options: Options, place: str, workers: Workers) -> int:
 def _files(options: Options, place: str, workers: Workers) -> int:
     from ditkit.app import build
     from ditkit.app.evaluating import evaluate_files
-    from ditkit.app.references import check_apart, open_reference
+    from ditkit.app.references import check_apart, classes_of, open_reference
     from ditkit.app.samples import FileSamples
 
     drawing = [name for name in ("num", "npz") if getattr(options, name) is not None]
@@ -134,6 +134,7 @@ def _files(options: Options, place: str, workers: Workers) -> int:
         raise UserError(f"--reference is missing: expected the real images to measure {place} against")
     check_apart(place, options.reference)
     samples, device = FileSamples.open(place), build.device(workers.device(options.device or "auto"))
+    samples.numbered(classes_of(options.reference))  # an unknown class is said before long work
     out = options.out or Path(place).with_name(f"{Path(place).stem}-evaluation")
     with _work(out, workers) as work:
         with workers.leader_first():
