@@ -227,7 +227,7 @@ def change(folder: Path, **changes: Tensor | None) -> None:
         (lambda f: drop(f, WEIGHTS), [f"lacks {WEIGHTS}"]),
         (cut, [WEIGHTS, "cannot be read"]),
         (lambda f: (f / CONFIG).write_text("{"), [CONFIG, "cannot be read"]),
-        (lambda f: write(f, tiny(), _class_name="VQModel"), ["_class_name 'VQModel'", "'AutoencoderKL'"]),
+        (lambda f: write(f, tiny(), _class_name="VAE"), ["_class_name 'VAE'", "AutoencoderKL"]),
         (lambda f: write(f, tiny(), norm_num_groups=5), ["width 8", "5 norm groups"]),
         (lambda f: save_file({"a": torch.zeros(1)}, f / WEIGHTS), ["known layout", "keys: a"]),
         (lambda f: change(f, decoder__conv_out__bias=None), ["decoder.conv_out.bias is missing"]),

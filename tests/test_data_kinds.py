@@ -286,6 +286,7 @@ def test_a_pattern_names_shards_and_those_that_are_missing(tmp_path):
         ({"1.png": 1, "1.jpg": 1}, "2 images under the key '1' (png, jpg)"),
         ({"1.txt": "x"}, "holds no images"),
         ({"1.png": 1, "1.json": "{"}, "the .json of a.tar/1.png cannot be read"),
+        ({"1.png": 1, "1.json": '{"label": "\\ud800"}'}, "half of one"),
     ],
 )
 def test_shards_that_are_refused(tmp_path, files, expected):
@@ -337,6 +338,7 @@ def test_the_labels_of_an_array(tmp_path):
         ({"other": PIXELS, "b": PIXELS}, "holds 'other' (5, 6, 7, 3), 'b' (5, 6, 7, 3)"),
         ({"arr_0": PIXELS, "arr_1": [1, 2]}, "expected 5 whole numbers"),
         ({"arr_0": PIXELS, "arr_1": [1, 2, 3, 4, 5], "classes": ["a"]}, "names 1 classes"),
+        ({"arr_0": PIXELS, "arr_1": [0, 0, 0, 0, 1], "classes": "a"}, "names 1 classes"),
         ({"arr_0": np.array([None, {}])}, "it is pickled"),
     ],
 )
@@ -430,6 +432,10 @@ def test_all_missing_files_are_listed_and_ten_are_shown(tmp_path):
         ("t.jsonl", '["a.png"]\n', "line 1 is no object"),
         ("t.jsonl", '{"file": "a.png"}\n{"label": 3}', "row 2 has no file (None)"),
         ("t.jsonl", b'{"file": "\xff"}', "is not UTF-8"),
+        ("t.jsonl", "[" * 100_000, "line 1: it nests too deep"),
+        ("t.jsonl", '{"file": "a.png", "label": "\\ud800"}', "half of one"),
+        ("t.jsonl", '{"file": "a.png", "caption": "\\uD800"}', "half of one"),
+        ("t.jsonl", '{"file": "a.png"}\n{"file": "b.png", "label": 3}', "no label for 1 of 2 images"),
         ("t.parquet", b"", "needs pyarrow"),
     ],
 )

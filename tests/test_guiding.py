@@ -272,6 +272,14 @@ def test_weak_models_that_do_not_belong_are_refused(
     assert not (tmp_path / "s").exists()
 
 
+def test_guides_that_do_not_fit_the_data_are_refused_before_training(run: Path, pets: Path, tmp_path: Path) -> None:
+    for negative, *words in (("bird", "unknown class 'bird'", "cat, dog"), ("2", "--guidance-negative 2", "0 to 1")):
+        assert_refused(train(pets, tmp_path / "r", *CALM, "--sample.guidance-negative", negative), *words)
+    weak = ["--sample.guidance-weak", run, "--data.size", 16]
+    assert_refused(train(pets, tmp_path / "r", *CALM, *weak), "--guidance-weak", "(1, 8, 8)", "(1, 16, 16)")
+    assert not contents(tmp_path)
+
+
 def test_a_model_is_read_once_however_often_it_guides(run: Path, longer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_model(open_run(longer))
     settings = Sampling(guidance_weak=str(run), steps="2")

@@ -226,6 +226,11 @@ def test_objectives_that_look_at_other_examples(whole: Path, tmp_path: Path) -> 
     assert np.isfinite(losses(tmp_path / "r")).all()
 
 
+def test_latents_of_a_store_have_no_likelihood_of_pixels(whole: Path, tmp_path: Path) -> None:
+    made(train(whole, tmp_path / "r", "--train.steps", 1))
+    refused(ditkit("likelihood", tmp_path / "r", "--num", 1), "diffuses latents", "latent store")
+
+
 def test_training_from_a_store_resumes(whole: Path, tmp_path: Path) -> None:
     made(train(whole, tmp_path / "whole"))
     made(train(whole, tmp_path / "parts", "--train.steps", 2))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ditkit.app import build, listing, names
-from ditkit.app.recipe import Recipe
+from ditkit.app.recipe import AutoencoderRecipe, Recipe
 from ditkit.base import registry
 from ditkit.process.langevin import FORMS
 from ditkit.solvers.sde import LAST_STEPS
@@ -121,7 +121,7 @@ def test_every_form_of_sit_with_every_last_step(form: str, flow: Path, tmp_path:
 @pytest.mark.parametrize("kind", [*build.KINDS])
 def test_names_in_the_help_are_those_of_the_registry(kind: str) -> None:
     assert set(names.names(kind)) == build.known(kind).keys()
-    command = "sample" if kind in ("solver", "grid") else "train"
+    command = {"solver": "sample", "grid": "sample", "autoencoder": "train-autoencoder"}.get(kind, "train")
     said = re.sub(r"[│\s]", "", made(ditkit(command, "--help")).out)
     assert f"oneof:{','.join(names.names(kind))})" in said
 
@@ -139,7 +139,7 @@ def test_info_lists_every_method_with_its_options_and_defaults(kind: str) -> Non
     assert flag
     if "." in flag[1]:
         group, leaf = flag[1].split(".")
-        assert hasattr(getattr(Recipe(), group), leaf)
+        assert any(hasattr(getattr(recipe, group, None), leaf) for recipe in (Recipe(), AutoencoderRecipe()))
 
 
 def test_info_of_a_solver_says_its_defaults() -> None:

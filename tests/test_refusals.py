@@ -201,6 +201,11 @@ BAD_SAMPLING = {
     "--weights mine": ["--weights 'mine'", "'ema'", "'weights'"],
     "--device cuda:99": ["'cuda:99'", "expected auto, cpu"],
     "--numm 3": ["--numm", "did you mean --num?"],
+    "--guidance-weak-scale 3": ["--guidance-weak-scale 3.0 does nothing without --guidance-weak", "leave the option"],
+    "--guidance-weak-weights ema": ["--guidance-weak-weights ema does nothing without --guidance-weak"],
+    "--guidance-classifier-scale 3": ["--guidance-classifier-scale 3.0", "without --guidance-classifier"],
+    "--guidance 1 --guidance-negative cat": ["--guidance-negative cat does nothing", "--guidance other than 1"],
+    "--guidance 1 --guidance-rescale 0.5": ["--guidance-rescale 0.5 does nothing", "--guidance other than 1"],
 }
 
 

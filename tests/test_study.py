@@ -87,6 +87,12 @@ def test_a_budget_below_a_single_step_is_refused() -> None:
         plan(Process(), Sampling(), ["predictor_corrector"], [1])
 
 
+@pytest.mark.parametrize(("solvers", "budgets", "option"), [([], [2], "--solvers"), (["dopri5"], [], "--evaluations")])
+def test_no_solvers_or_budgets_are_refused(solvers: list[str], budgets: list[int], option: str) -> None:
+    with pytest.raises(UserError, match=f"{option} names none: expected one or more, such as {option}"):
+        plan(Process(), Sampling(), solvers, budgets)
+
+
 def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
     rows = torch.randn(40, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     without = left_out(lambda kept: float(kept.mean()), rows, groups=40)

@@ -20,6 +20,7 @@ from ditkit.backbones.output import Output
 from ditkit.base import registry
 from ditkit.base.errors import UserError, unknown
 from ditkit.condition import Condition
+from ditkit.convert.autoencoder import is_autoencoder
 from ditkit.data.images import Examples
 from ditkit.data.store import is_store
 from ditkit.encoders.autoencoder import Autoencoder, encode_keyed
@@ -66,6 +67,7 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "solver": ("ditkit.solvers", _called_with("denoise", "x", "ts")),
     "grid": ("ditkit.process.grids", _called_with("path", "steps")),
     "backbone": ("ditkit.backbones", lambda value: hasattr(value, "presets")),
+    "autoencoder": ("ditkit.encoders", is_autoencoder),
 }
 """Where the methods of each kind stand, and how one is told from its neighbours."""
 

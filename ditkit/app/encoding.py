@@ -26,7 +26,7 @@ from ditkit.data.decode import MOST_BAD, Bad, survey, too_many_bad
 from ditkit.data.encoding import Interrupted, captions_of, encode_shard
 from ditkit.data.source import Source, open_source
 from ditkit.data.store import Manifest, Plan, Record
-from ditkit.encoders.autoencoder import AutoencoderKL
+from ditkit.encoders.autoencoder import LatentAutoencoder
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """Of the autoencoder's weights, in which it computes."""
@@ -75,7 +75,7 @@ def encode(job: Job, out: Path) -> Manifest:
         return _encode(job, out, plan, source, autoencoder)
 
 
-def make_plan(job: Job, source: Source, autoencoder: AutoencoderKL) -> Plan:
+def make_plan(job: Job, source: Source, autoencoder: LatentAutoencoder) -> Plan:
     """What the store will be. Raises UserError for images that the autoencoder cannot encode."""
     size = job.size if job.size is not None else survey(source).commonest_size
     height, width = (size, size) if isinstance(size, int) else size
@@ -100,10 +100,10 @@ def make_plan(job: Job, source: Source, autoencoder: AutoencoderKL) -> Plan:
     )
 
 
-def _load(spec: str | Path, job: Job) -> AutoencoderKL:
+def _load(spec: str | Path, job: Job) -> LatentAutoencoder:
     device = build.device(job.device)
     autoencoder = load_autoencoder(spec, device=device, dtype=PRECISIONS[job.precision])
-    assert isinstance(autoencoder, AutoencoderKL)
+    assert isinstance(autoencoder, LatentAutoencoder)
     return autoencoder
 
 
@@ -126,7 +126,7 @@ def _check_same(out: Path, old: Plan, new: Plan) -> None:
         )
 
 
-def _encode(job: Job, out: Path, plan: Plan, source: Source, autoencoder: AutoencoderKL) -> Manifest:
+def _encode(job: Job, out: Path, plan: Plan, source: Source, autoencoder: LatentAutoencoder) -> Manifest:
     done = {n: record for n in range(plan.shards) if (record := files.read_record(out, n))}
     todo = [n for n in range(plan.shards) if n not in done]
     finished = sum(len(plan.indices(n)) for n in done)
@@ -153,7 +153,7 @@ def _check_bad(source: Source, records: Iterable[Record]) -> None:
 
 
 def _shards(
-    job: Job, out: Path, plan: Plan, todo: list[int], source: Source, autoencoder: AutoencoderKL
+    job: Job, out: Path, plan: Plan, todo: list[int], source: Source, autoencoder: LatentAutoencoder
 ) -> Generator[tuple[int, Record]]:
     """Encodes shards, here or in several processes; yields each one's number and record when it is finished."""
     if job.workers == 1 or len(todo) < 2:

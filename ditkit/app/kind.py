@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from torch import nn
 
-from ditkit.app.run import Run
+from ditkit.app.run import Run, kind_of_run
 from ditkit.base import registry
 from ditkit.data.images import Examples
 from ditkit.encoders.autoencoder import Autoencoder
@@ -18,6 +20,7 @@ class Kind(Protocol):
     """From a recipe to what is trained. A new kind of run is a class in a file of ditkit/app/kinds.
 
     name: stands in the run's recipe.yaml. recipe: the class of its recipes; recipe.kind is the name.
+    settings: the recipe as it is kept, what it leaves to the machine settled.
     autoencoder: what images become before they are trained on; that of pixel space changes nothing.
     facts: what the data gave (see ``ditkit.app.run.Facts``).
     """
@@ -28,6 +31,9 @@ class Kind(Protocol):
     def __init__(self, recipe: Any) -> None:
         """Raises UserError for a recipe that has no meaning: before the data are read."""
         ...
+
+    @property
+    def settings(self) -> Any: ...
 
     @property
     def autoencoder(self) -> Autoencoder: ...
@@ -54,6 +60,14 @@ class Kind(Protocol):
 def is_kind(value: Any) -> bool:
     """Whether a value is a kind of run."""
     return isinstance(value, type) and value is not Kind and hasattr(value, "pictures")
+
+
+def own(folder: Path, what: str) -> Callable[..., Any] | None:
+    """What the kind of the run in a folder does in its own way ("evaluate", "report"); None: as a denoiser's run does.
+
+    UserError when there is no run.
+    """
+    return getattr(find_kind(kind_of_run(folder)), what, None)
 
 
 def find_kind(name: str) -> type[Kind]:

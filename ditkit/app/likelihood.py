@@ -20,6 +20,7 @@ from ditkit.base.files import write_json
 from ditkit.condition import NULL_LABEL, Condition
 from ditkit.data.images import Images, load_images
 from ditkit.data.source import open_source
+from ditkit.data.store import is_store
 from ditkit.evaluate.bits import Bits, How, bits_per_dim
 from ditkit.evaluate.likelihood import default_times
 
@@ -35,10 +36,10 @@ class Chosen:
 
 def check_pixels(run: Run) -> None:
     """Raises UserError for a run that diffuses latents, whose model has no density of pixels."""
-    if run.recipe.data.autoencoder is not None:
+    if run.recipe.data.autoencoder is not None or is_store(run.recipe.data.source):
         raise UserError(
             f"run {run.folder} diffuses latents, and its decoder gives images no density: bits per dimension need a "
-            "run trained on pixels (without --data.autoencoder)"
+            "run trained on pixels (without --data.autoencoder, not from a latent store)"
         )
 
 

@@ -14,7 +14,7 @@ from ditkit.objectives import weights
 from ditkit.process import langevin
 
 _PLURALS = {kind: f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s" for kind in build.KINDS}
-_GROUPS = {"backbone": "model.", "solver": "", "grid": ""}
+_GROUPS = {"backbone": "model.", "autoencoder": "network.", "solver": "", "grid": ""}
 
 LISTED: dict[str, tuple[Callable[[], Mapping[str, Any]], str]] = {
     **{_PLURALS[k]: (functools.partial(build.known, k), f"--{_GROUPS.get(k, 'process.')}{k}") for k in build.KINDS},

@@ -18,6 +18,7 @@ SIGNS: dict[str, tuple[str, str | tuple[str, ...]]] = {
     "solver": ("solvers", ("denoise", "x", "ts")),
     "grid": ("process/grids.py", ("path", "steps")),
     "backbone": ("backbones", "presets"),
+    "autoencoder": ("encoders", "LatentAutoencoder"),
     "conditioning": ("backbones/dit_blocks.py", "Block"),
 }
 """Where the methods of a kind stand, and how they are told: by a base or a method of their class, or by a function's

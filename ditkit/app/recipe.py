@@ -191,6 +191,63 @@ class ClassifierRecipe:
     """Seed of everything that is drawn in training."""
 
 
+@dataclass(frozen=True, config=STRICT)
+class AutoencoderNetwork:
+    """The autoencoder. None takes its own default."""
+
+    autoencoder: Annotated[str, tyro.conf.arg(help_behavior_hint=named("autoencoder"))] = "kl"
+    """kl (latent diffusion's), vq (with a codebook), fast (small, on patches)."""
+    factor: Annotated[Positive, tyro.conf.arg(name="factor", prefix_name=False)] = 8
+    """By how much height and width shrink: 4, 8, a power of 2."""
+    channels: Annotated[Positive, tyro.conf.arg(name="channels", prefix_name=False)] = 4
+    """Channels of the latents, such as 4 or 16."""
+    width: Positive = 128
+    """Channels at full resolution, of a fast one everywhere."""
+    blocks: Positive = 2
+    """Residual blocks per resolution."""
+    codes: Positive | None = None
+    """Codes in the codebook of vq."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class AutoencoderLoss:
+    """What a reconstruction has to be like: L1 + perceptual + penalties on the latents + the discriminator's game."""
+
+    perceptual: Literal["auto", "lpips", "laplacian", "none"] = "auto"
+    """lpips: the published distance, whose weights must be at hand; laplacian: L1 over the bands of a pyramid.
+    auto: lpips where its weights are at hand, else laplacian; the run's recipe says which."""
+    perceptual_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Its weight beside L1's 1."""
+    kl: Annotated[float, Field(ge=0)] = 1e-6
+    """Weight of the KL to a standard normal beside a sum over pixels."""
+    codebook: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the distance that moves the codes of vq."""
+    commitment: Annotated[float, Field(ge=0)] = 0.25
+    """Weight of the distance that moves the encoder of vq to its codes."""
+    game_from: Annotated[int, Field(ge=0)] | None = 50_000
+    """The step from which on a patch discriminator plays against the autoencoder; None: never."""
+    adversarial: Annotated[float, Field(ge=0)] = 0.5
+    """Weight of the game, in units in which both losses pull equally at the decoder's last layer."""
+    discriminator_width: Annotated[int, Field(gt=0, multiple_of=4)] = 64
+    """Channels of the discriminator's first layer."""
+    discriminator_layers: Annotated[int, Field(gt=0, lt=8)] = 3
+    """Layers of the discriminator that see a wider neighbourhood each."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class AutoencoderRecipe:
+    """A run of an autoencoder: data, network, loss, training."""
+
+    kind: ClassVar[str] = "autoencoder"
+
+    data: Data = dataclasses.field(default_factory=Data)
+    network: AutoencoderNetwork = dataclasses.field(default_factory=AutoencoderNetwork)
+    loss: AutoencoderLoss = dataclasses.field(default_factory=AutoencoderLoss)
+    train: LoopSettings = dataclasses.field(default_factory=LoopSettings)
+    seed: int = 0
+    """Seed of everything that is drawn in training."""
+
+
 class AnyRecipe(Protocol):
     """A pydantic dataclass that describes a run of its kind: what all kinds have."""
 
@@ -233,7 +290,7 @@ def from_yaml(text: str, origin: object, recipe: type[R] = Recipe) -> R:
     """
     kind, leaves = kind_of(text, origin), _read(text, origin)
     if kind != recipe.kind:
-        raise UserError(f"{origin} describes a {kind}: expected a {recipe.kind}; name a run of that kind")
+        raise UserError(f"{origin} describes {_one(kind)}: expected {_one(recipe.kind)}; name a run of that kind")
     if isinstance(leaves, dict):
         leaves = {key: value for key, value in leaves.items() if key != "kind"}
     try:
@@ -247,6 +304,11 @@ def _read(text: str, origin: object) -> Any:
         return yaml.safe_load(text) or {}
     except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{origin} is not YAML: {' '.join(str(error).split())}") from None
+
+
+def _one(kind: str) -> str:
+    """The kind with its article, as sentences have it."""
+    return f"{'an' if kind[:1] in 'aeiou' else 'a'} {kind}"
 
 
 def adopt(recipe: AnyRecipe, wanted: type[R]) -> R:
@@ -321,6 +383,10 @@ def load_recipe(name: str, wanted: type[R] = Recipe) -> R:
         raise UserError(f"recipe {path} cannot be run ({type(error).__name__}: {reason}): mend the file") from None
     if isinstance(recipe, wanted):
         return recipe
+    if isinstance(recipe, ClassifierRecipe | AutoencoderRecipe):
+        raise UserError(
+            f"recipe {path} describes {_one(recipe.kind)}: expected {_one(wanted.kind)}; name a recipe of that kind"
+        )
     if not isinstance(recipe, Recipe):
         raise UserError(f"recipe {path} sets no `recipe`: expected `recipe = {wanted.__name__}(...)` in it")
     return adopt(recipe, wanted)

@@ -76,7 +76,7 @@ def start(recipe: AnyRecipe, out: Path) -> str | None:
     images, facts = read_data(recipe, kind.autoencoder)
     learned, _ = split(images, recipe)
     trainer = Trainer(kind.task(facts, learned), recipe.train)
-    run = create(out, recipe)
+    run = create(out, kind.settings)
     run.append({"event": "start", "step": 0, "data": facts})
     for note in images.notes:
         run.append({"event": "data", "step": 0, "note": note})

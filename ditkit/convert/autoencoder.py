@@ -18,7 +18,7 @@ from ditkit.convert.autoencoder_diffusers import DiffusersAutoencoder
 from ditkit.convert.autoencoder_layout import AutoencoderLayout, arguments
 from ditkit.convert.files import read_state
 from ditkit.convert.layout import State
-from ditkit.encoders.autoencoder import Autoencoder, AutoencoderKL, Identity
+from ditkit.encoders.autoencoder import Autoencoder, AutoencoderKL, Identity, LatentAutoencoder
 from ditkit.encoders.autoencoder_blocks import Stage
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
@@ -26,13 +26,14 @@ SCALE_OF_SD = 0.18215
 """Stable Diffusion 1 and 2 (Rombach et al. 2022); what diffusers assumes where a config.json does not say."""
 
 EXPECTED: dict[str, Any] = {
-    "_class_name": "AutoencoderKL",
     "act_fn": "silu",
     "mid_block_add_attention": True,
     "latents_mean": None,
     "latents_std": None,
 }
-"""What a config.json may say, or leave out, for ``AutoencoderKL`` to be its network."""
+"""What a config.json may say, or leave out, for a ``LatentAutoencoder`` to be its network."""
+FOLDER = "autoencoder"
+"""Where a run and a latent store keep theirs."""
 
 
 def load_autoencoder(
@@ -45,9 +46,10 @@ def load_autoencoder(
 ) -> Autoencoder:
     """The autoencoder of a file or folder, frozen; pixel space for None.
 
-    spec: a folder with config.json and diffusion_pytorch_model.safetensors, or a file of weights in any known layout,
-    whose config.json may lie beside it. scale, shift: win over those of config.json. dtype: of the weights, in which
-    it computes (see ``AutoencoderKL.dtype``); bfloat16 takes half the memory.
+    spec: a folder with config.json and diffusion_pytorch_model.safetensors; the run that trained one, or a latent
+    store; or a file of weights in any known layout, whose config.json may lie beside it. scale, shift: win over those
+    of config.json. dtype: of the weights, in which it computes (see ``LatentAutoencoder.dtype``); bfloat16 takes half
+    the memory.
     Raises UserError for files that are missing, cut short or of something else, and when nothing says the scale.
     """
     if spec is None:
@@ -57,6 +59,8 @@ def load_autoencoder(
     net = build_autoencoder(
         read_state(weights),
         weights,
+        kind=_kind(said, config),
+        config=said,
         groups=said.get("norm_num_groups", 32),
         scale=said.get("scaling_factor") if scale is None else scale,
         shift=(said.get("shift_factor") or 0.0) if shift is None else shift,
@@ -64,7 +68,20 @@ def load_autoencoder(
     return net.to(device, dtype)
 
 
-def save_autoencoder(net: AutoencoderKL, folder: Path) -> None:
+def _kind(said: Mapping[str, Any], config: Path | None) -> type[LatentAutoencoder]:
+    kinds = {kind.__name__: kind for kind in members("ditkit.encoders", is_autoencoder).values()}
+    name = said.get("_class_name", AutoencoderKL.__name__)
+    if name not in kinds:
+        raise UserError(f"autoencoder config {config} says _class_name {name!r}: expected {' or '.join(sorted(kinds))}")
+    return kinds[name]
+
+
+def is_autoencoder(value: Any) -> bool:
+    """Whether a value is an autoencoder that can be trained and loaded."""
+    return isinstance(value, type) and issubclass(value, LatentAutoencoder) and value is not LatentAutoencoder
+
+
+def save_autoencoder(net: LatentAutoencoder, folder: Path) -> None:
     """Writes an autoencoder as it is published, config.json and weights in diffusers' layout: ``load_autoencoder``
     reads it back with the same identity. The folder is made, or replaced as a whole.
     """
@@ -75,12 +92,12 @@ def save_autoencoder(net: AutoencoderKL, folder: Path) -> None:
         write_json(temporary / CONFIG, config_of(net))
 
 
-def config_of(net: AutoencoderKL) -> dict[str, Any]:
+def config_of(net: LatentAutoencoder) -> dict[str, Any]:
     """The config.json of an autoencoder, as diffusers reads it."""
     stages = [stage for stage in net.encoder.stages if isinstance(stage, Stage)]
     quant_conv = isinstance(net.quant_conv, nn.Conv2d)
     return {
-        "_class_name": "AutoencoderKL",
+        "_class_name": type(net).__name__,
         "act_fn": "silu",
         "in_channels": net.channels,
         "out_channels": net.channels,
@@ -94,25 +111,36 @@ def config_of(net: AutoencoderKL) -> dict[str, Any]:
         "use_post_quant_conv": quant_conv,
         "scaling_factor": net.scale,
         "shift_factor": net.shift or None,
+        **net.own_config(),
     }
 
 
 def build_autoencoder(
-    state: State, origin: object, *, groups: int = 32, scale: float | None = None, shift: float = 0.0
-) -> AutoencoderKL:
+    state: State,
+    origin: object,
+    *,
+    kind: type[LatentAutoencoder] = AutoencoderKL,
+    config: Mapping[str, Any] | None = None,
+    groups: int = 32,
+    scale: float | None = None,
+    shift: float = 0.0,
+) -> LatentAutoencoder:
     """The frozen network of a state dict of any known layout, float32.
 
-    origin: what errors call it. scale: None is 0.18215 for 4 latent channels, else a UserError. Raises UserError for an
-    unknown layout and for weights that do not fit together.
+    origin: what errors call it. kind: of the network; config: what its config.json says. scale: None is
+    0.18215 for 4 latent channels, else a UserError. Raises UserError for an unknown layout and for weights that do not
+    fit together.
     """
     try:
         ours = recognise(state).to_ditkit(state)
-        known = arguments(ours)
+        known = kind.arguments(arguments(ours), config or {})
         with torch.device("meta"):
-            net = AutoencoderKL(**known, groups=groups, scale=scale or _usual_scale(known), shift=shift)
+            net = kind(**known, groups=groups, scale=scale or _usual_scale(known), shift=shift)
         _check_fit(net, ours)
     except UserError as error:
         raise UserError(f"autoencoder {origin}: {error}") from None
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"autoencoder {origin}: its {CONFIG} does not say {error}: copy it anew") from None
     net.load_state_dict({name: value.float() for name, value in ours.items()}, assign=True)
     return net.eval().requires_grad_(False)
 
@@ -142,6 +170,12 @@ def _usual_scale(known: Mapping[str, Any]) -> float:
 
 def _files(spec: Path) -> tuple[Path, Path | None]:
     """The weights' file and the config's (None: there is none). UserError that says which file belongs where."""
+    if (spec / FOLDER / CONFIG).is_file():
+        spec = spec / FOLDER
+    if (spec / "recipe.yaml").is_file():
+        raise UserError(
+            f"run {spec} has no {FOLDER}: expected a run of ditkit train-autoencoder that has come to a checkpoint"
+        )
     if spec.is_dir():
         for name in (CONFIG, WEIGHTS):
             if not (spec / name).is_file():
@@ -172,7 +206,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     return {"scaling_factor": SCALE_OF_SD} | config
 
 
-def _check_fit(net: AutoencoderKL, state: State) -> None:
+def _check_fit(net: LatentAutoencoder, state: State) -> None:
     own = net.state_dict()
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     odd = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]

@@ -39,6 +39,7 @@ class AutoencoderLayout(ABC):
     def names(cls, stages: int, blocks: int) -> dict[str, str]:
         """The layout's module names to this project's, for so many stages and blocks of the encoder."""
         found = {"quant_conv": "quant_conv", "post_quant_conv": "post_quant_conv"}
+        found["quantize.embedding"] = "codebook"
         for up, side in enumerate(SIDES):
             found |= {f"{side}.{theirs}": f"{side}.{ours}" for theirs, ours in (cls.outside | cls.mid).items()}
             for i in range(stages):

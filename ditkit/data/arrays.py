@@ -84,7 +84,7 @@ class Arrays(Plain):
                 f"array {self.spec!r}: its labels are {values.dtype} of shape {values.shape}, expected {len(self):,} "
                 f"whole numbers or names, one an image; save them as such"
             )
-        names = next((arrays[name] for name in _CLASSES if name in arrays), None)
+        names = next((np.atleast_1d(arrays[name]) for name in _CLASSES if name in arrays), None)
         if names is not None and values.dtype.kind in "iu":
             if values.min() < 0 or values.max() >= len(names):
                 raise UserError(

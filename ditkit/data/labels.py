@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +18,21 @@ LABEL = ("label", "labels", "class", "cls", "category", "class_name", "target")
 
 CAPTION = ("caption", "captions", "text", "prompt", "description")
 """What a caption is called in tables and records, in any case."""
+
+
+def read_json(text: str | bytes) -> Any:
+    """A record of JSON. ValueError where it is none, nests too deep, or holds half a character, which has no UTF-8."""
+    try:
+        record = json.loads(text)
+    except RecursionError:
+        raise ValueError("it nests too deep") from None
+    if rb"\ud" in (text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")).lower():
+        try:
+            json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError as error:
+            half = ascii(error.object[error.start])
+            raise ValueError(f"the character {half} is half of one: expected whole characters") from None
+    return record
 
 
 class Labels:

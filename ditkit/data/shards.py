@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 import re
 from array import array
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +18,7 @@ from ditkit.base.errors import UserError
 from ditkit.base.files import expanded
 from ditkit.data.archive import plain
 from ditkit.data.folder import size_and_time
-from ditkit.data.labels import CAPTION, LABEL, Labels
+from ditkit.data.labels import CAPTION, LABEL, Labels, read_json
 from ditkit.data.layout import EXTENSIONS, is_hidden, natural_key, shown, some
 from ditkit.data.listed import Plain, digest
 from ditkit.data.packed import Computed, Packer, integers
@@ -133,7 +132,7 @@ class Shards(Plain):
 
     def _record(self, i: int) -> Mapping[str, Any]:
         try:
-            record = json.loads(self._content(i, "json"))
+            record = read_json(self._content(i, "json"))
         except (OSError, ValueError) as error:
             raise UserError(
                 f"{self._where}: the .json of {self.name(i)} cannot be read ({error}); mend or remove it"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from tqdm import tqdm
 from ditkit.base.errors import UserError
 from ditkit.base.files import expanded
 from ditkit.data.folder import open_file, size_and_time
-from ditkit.data.labels import CAPTION, LABEL, Labels
+from ditkit.data.labels import CAPTION, LABEL, Labels, read_json
 from ditkit.data.layout import shown, some
 from ditkit.data.listed import Plain, digest
 from ditkit.data.packed import Computed, Packed, Packer
@@ -66,7 +65,8 @@ class Table(Plain):
         for row in rows:
             columns = columns or _Columns(row, self._where)
             names.add(columns.file_of(row, len(names)))
-            labels.add(row.get(columns.label))
+            # a JSON row may have a label that the first lacks: then some have one and others do not
+            labels.add(row.get(columns.label or _called(row, LABEL)))
             captions.add(_text(row.get(columns.caption)))
             for name, column in columns.maps.items():
                 maps.setdefault(name, Packer()).add(_text(row.get(column)))
@@ -209,7 +209,7 @@ def _jsonl(path: Path) -> Iterator[Row]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = read_json(line)
             except ValueError as error:
                 raise ValueError(f"line {number}: {error}") from error
             if not isinstance(row, dict):

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
-from typing import Protocol
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ditkit.base import rng
@@ -150,15 +152,30 @@ class Posterior:
         return -log_density.sum(dim=(1, 2, 3))
 
 
-class AutoencoderKL(nn.Module):
-    """The KL-regularised autoencoder of latent diffusion (Rombach et al. 2022); SD 1 and 2, SDXL, SD 3 and Flux use it.
+@dataclasses.dataclass(frozen=True)
+class Autoencoded:
+    """What an autoencoder in training says of images: pixels (B, C, H, W), and penalties by name, (B,) each."""
+
+    pixels: Tensor
+    penalties: dict[str, Tensor]
+
+
+class LatentAutoencoder(nn.Module):
+    """What the convolutional autoencoders share: two halves with latents between them, and their statistics.
 
     widths: of the stages, from full resolution down; each but the last halves height and width.
     blocks: residual blocks per stage. channels, latent_channels: of pixels and latents. groups: of the norms.
     quant_conv: a 1x1 convolution after the encoder and one before the decoder (SD 3 and Flux have none).
     scale, shift: the latents are (z - shift) scale, which gives them about unit variance.
     seed: of the initial weights. Raises UserError for widths that the groups do not divide.
+
+    name: what it is called in recipes and identities; in config.json it is the class's.
+    moments_each: the encoder's channels for each of the latents'. patch_size: pixels beside each other as one.
     """
+
+    name: ClassVar[str]
+    moments_each: ClassVar[int] = 2
+    patch_size: int = 1
 
     def __init__(
         self,
@@ -175,16 +192,31 @@ class AutoencoderKL(nn.Module):
     ) -> None:
         super().__init__()
         self.channels, self.latent_channels = channels, latent_channels
-        self.factor = 2 ** (len(widths) - 1)
+        self.factor = self.patch_size * 2 ** (len(widths) - 1)
         self.scale, self.shift = scale, shift
         device = torch.empty(0).device
+        seen, said = channels * self.patch_size**2, self.moments_each * latent_channels
         with torch.device("meta"):  # so that nothing is drawn before initialise() draws it, once
-            self.encoder = Encoder(channels, 2 * latent_channels, widths, blocks, groups)
-            self.decoder = Decoder(channels, latent_channels, widths, blocks, groups)
-            self.quant_conv = nn.Conv2d(2 * latent_channels, 2 * latent_channels, 1) if quant_conv else nn.Identity()
+            self.encoder = Encoder(seen, said, widths, blocks, groups)
+            self.decoder = Decoder(seen, latent_channels, widths, blocks, groups)
+            self.quant_conv = nn.Conv2d(said, said, 1) if quant_conv else nn.Identity()
             self.post_quant_conv = nn.Conv2d(latent_channels, latent_channels, 1) if quant_conv else nn.Identity()
         self.to_empty(device=device)
         initialise(self, seed)
+
+    @classmethod
+    def of_factor(cls, factor: int, width: int, **others: Any) -> Self:
+        """The network that divides height and width by ``factor``, a power of 2, from its width at full resolution."""
+        return cls(widths=stage_widths(factor, width), groups=math.gcd(32, width), **others)
+
+    @classmethod
+    def arguments(cls, known: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+        """Constructor arguments from those of a KL autoencoder of such weights, and what config.json says besides."""
+        return dict(known)
+
+    def own_config(self) -> dict[str, Any]:
+        """What config.json has to say beyond that of a KL autoencoder."""
+        return {}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -199,7 +231,7 @@ class AutoencoderKL(nn.Module):
             digest.update(f"{name} {tuple(value.shape)} ".encode())
             digest.update(value.float().contiguous().cpu().numpy().data)
         statistics = f"scale {self.scale:g} shift {self.shift:g}"
-        return f"kl-f{self.factor}c{self.latent_channels} {statistics} sha256 {digest.hexdigest()[:16]}"
+        return f"{self.name}-f{self.factor}c{self.latent_channels} {statistics} sha256 {digest.hexdigest()[:16]}"
 
     def latent_shape(self, shape: Shape) -> Shape:
         """See ``Autoencoder``."""
@@ -223,11 +255,22 @@ class AutoencoderKL(nn.Module):
 
     def moments(self, pixels: Tensor) -> Tensor:
         """Means and log variances (B, 2c, h, w) of pixels (B, C, H, W), before normalisation."""
-        return self.quant_conv(self.encoder(pixels.to(self.dtype))).to(pixels.dtype)
+        patches = F.pixel_unshuffle(pixels.to(self.dtype), self.patch_size)  # B, C P^2, H/P, W/P
+        return self.quant_conv(self.encoder(patches)).to(pixels.dtype)
 
     def reconstruct(self, z: Tensor) -> Tensor:
         """Pixels (B, C, H, W) of latents (B, c, h, w) that are not normalised."""
-        return self.decoder(self.post_quant_conv(z.to(self.dtype))).to(z.dtype)
+        patches = self.decoder(self.post_quant_conv(z.to(self.dtype)))
+        return F.pixel_shuffle(patches, self.patch_size).to(z.dtype)
+
+    def autoencode(self, pixels: Tensor, noise: Tensor) -> Autoencoded:
+        """Images (B, C, H, W) there and back with gradients, by the posterior's draw; noise: (B, c, h, w).
+
+        Penalty "kl": KL(q || N(0, I)) in nats for each value of the image, which is beside a mean over pixels what
+        the KL itself is beside a sum over them.
+        """
+        q = self.posterior(pixels)
+        return Autoencoded(self.reconstruct(q.sample(noise)), {"kl": q.kl() / pixels[0].numel()})
 
     def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
         """See ``Autoencoder``."""
@@ -243,6 +286,23 @@ class AutoencoderKL(nn.Module):
         """See ``Autoencoder``. One image at a time: the same to the bit whatever the batch, in little memory."""
         z = latents / self.scale + self.shift
         return torch.cat([self.reconstruct(row) for row in z.split(1)])
+
+
+def stage_widths(factor: int, width: int) -> tuple[int, ...]:
+    """Of the stages of a published autoencoder: (1, 2, 4, 4, ...) times the first, log2(factor) + 1 of them."""
+    stages = factor.bit_length()
+    if factor < 1 or factor != 2 ** (stages - 1):
+        raise UserError(f"factor {factor} of an autoencoder is no power of 2: expected for example 4 or 8")
+    return tuple(width * min(2**i, 4) for i in range(stages))
+
+
+class AutoencoderKL(LatentAutoencoder):
+    """The KL-regularised autoencoder of latent diffusion (Rombach et al. 2022); SD 1 and 2, SDXL, SD 3 and Flux use it.
+
+    See ``LatentAutoencoder`` for its arguments.
+    """
+
+    name = "kl"
 
 
 def encode_keyed(autoencoder: Autoencoder, pixels: Tensor, seed: int, step: int) -> Tensor:

@@ -87,9 +87,17 @@ def main(args: Sequence[str]) -> int:
         return 0 if comparable else 1
     if options.samples is None:
         raise UserError("what to measure is missing: expected a run's folder, a folder of images or an .npz")
+    from ditkit.app.kind import own
     from ditkit.base.workers import workers
 
-    is_run = any((Path(options.samples) / name).is_file() for name in ("recipe.yaml", "manifest.json"))
+    place = Path(options.samples)
+    if (place / "recipe.yaml").is_file() and (other := own(place, "evaluate")) is not None:
+        if options.reference is not None:
+            raise UserError(f"--reference {options.reference}: this run is measured on its own data; leave it out")
+        print(table(other(place, num=options.num, device=options.device)))
+        print(f"\nwritten to {place / 'metrics.json'}")
+        return 0
+    is_run = any((place / name).is_file() for name in ("recipe.yaml", "manifest.json"))
     with workers() as all_of_us:
         return (_run if is_run else _files)(options, options.samples, all_of_us)
 

@@ -26,9 +26,14 @@ class Options:
 def main(args: Sequence[str]) -> int:
     """The command."""
     options = parse(Options, "report", args)
+    from ditkit.app.kind import own
     from ditkit.app.reporting import report
     from ditkit.app.run import load_model, open_run
 
+    command = f"ditkit report {options.run}"
+    if (other := own(options.run, "report")) is not None:
+        print(f"report: {other(options.run, device=options.device, command=command)}")
+        return 0
     model = load_model(open_run(options.run), device=options.device)
-    print(f"report: {report(model, command=f'ditkit report {options.run}')}")
+    print(f"report: {report(model, command=command)}")
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 from ditkit.app.cli import parse
 from ditkit.app.names import named
 from ditkit.app.recipe import Sampling
+from ditkit.base.errors import UserError
 from ditkit.base.files import check_new_folder
 from ditkit.train.settings import STRICT, Positive, Probability
 
@@ -62,7 +63,27 @@ class How:
         for name in ("solver", "grid"):
             if given[name] not in (None, getattr(sampling, name)) and given[f"{name}_options"] is None:
                 given[f"{name}_options"] = {}  # another's options would not fit
-        return dataclasses.replace(sampling, **{k: v for k, v in given.items() if v is not None})
+        given = {k: v for k, v in given.items() if v is not None}
+        drawn = dataclasses.replace(sampling, **given)
+        for name, (off, without) in _NEEDS.items():
+            if given.get(name) and off(drawn):
+                flag = f"--{name.replace('_', '-')} {given[name]}"
+                raise UserError(f"{flag} does nothing {without}: give that too, or leave the option out")
+        return drawn
+
+
+_FREE = (lambda drawn: drawn.guidance == 1, "without --guidance other than 1")
+_WEAK = (lambda drawn: drawn.guidance_weak is None, "without --guidance-weak")
+_CLASSIFIER = (lambda drawn: drawn.guidance_classifier is None, "without --guidance-classifier")
+_NEEDS: Mapping[str, tuple[Callable[[Sampling], bool], str]] = {
+    "guidance_channels": _FREE,
+    "guidance_rescale": _FREE,
+    "guidance_negative": _FREE,
+    "guidance_weak_scale": _WEAK,
+    "guidance_weak_weights": _WEAK,
+    "guidance_classifier_scale": _CLASSIFIER,
+}
+"""Options that shape a guidance, and when it is off."""
 
 
 @dataclass(frozen=True, config=STRICT)

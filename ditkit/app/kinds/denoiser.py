@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ditkit.app import build
+from ditkit.app import build, guiding
 from ditkit.app.looking import Looking, check_best
 from ditkit.app.pictures import grid, save_png
 from ditkit.app.recipe import Recipe
@@ -17,6 +18,7 @@ from ditkit.app.run import Model, Run, check_sampling
 from ditkit.condition import Condition
 from ditkit.data.images import Examples
 from ditkit.objectives.neighbours import References
+from ditkit.process.denoiser import Denoiser
 from ditkit.train.denoising import Denoising
 from ditkit.train.trainer import Hook, Trainer
 
@@ -53,6 +55,7 @@ class DenoiserRuns:
         """See ``Kind``."""
         recipe = self.settings
         denoiser = build.denoiser(recipe, self.network(recipe, facts).to(self.device))
+        self._check_guides(denoiser, facts)
         encode = build.encode(recipe, self.autoencoder)
         needs = {References: lambda: build.references(images, encode, recipe.data.flip, self.device, recipe.seed)}
         objective = build.objective(recipe.process, needs)
@@ -65,6 +68,12 @@ class DenoiserRuns:
             density=build.density(recipe.process),
             encode=encode,
         )
+
+    def _check_guides(self, denoiser: Denoiser, facts: dict[str, Any]) -> None:
+        """Raises UserError for guides of the sampling settings that do not belong to the data, before any training."""
+        sampling = self.settings.sample
+        model = Model(Run(Path(), self.settings), 0, facts, denoiser, self.autoencoder, self.device)
+        guiding.guide(sampling, model.classes, model.guides(sampling))
 
     def pictures(self, run: Run[Recipe], facts: dict[str, Any]) -> list[Hook]:
         """Samples of the moving average, the same seeds and classes each time: samples/step-NNNNNNN.png; metrics."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ditkit.app.report import numbers, sections, training
@@ -58,17 +58,17 @@ SECTIONS = (
 )
 
 
-def render(data: ReportData) -> str:
+def render(data: ReportData, sections: Sequence[Section] = SECTIONS) -> str:
     """The report as one HTML page, without scripts or external resources; all text from ``data`` is escaped."""
-    links = [element("li", element("a", section.title, href=f"#{section.field}")) for section in SECTIONS]
+    links = [element("li", element("a", section.title, href=f"#{section.field}")) for section in sections]
     return page(
         f"{data.name} · ditkit report",
         element("header", numbers.headline(data)),
         element("nav", element("ul", *links), aria_label="Sections"),
-        element("main", *(section.render(data) for section in SECTIONS)),
+        element("main", *(section.render(data) for section in sections)),
     )
 
 
-def write_report(path: Path | str, data: ReportData) -> None:
+def write_report(path: Path | str, data: ReportData, sections: Sequence[Section] = SECTIONS) -> None:
     """Writes the report to ``path``, atomically. Raises UserError when the device is full."""
-    write_text(path, render(data))
+    write_text(path, render(data, sections))

@@ -81,6 +81,9 @@ def plan(process: Process, sampling: Sampling, solvers: Sequence[str], budgets: 
     A budget buys as many steps as it pays for; two that buy the same are one point. UserError before any work for a
     name, option or budget that cannot be drawn with.
     """
+    for what, given, such in (("solvers", solvers, "ddim heun"), ("evaluations", budgets, "10 20")):
+        if not given:
+            raise UserError(f"--{what} names none: expected one or more, such as --{what} {such}; or leave it out")
     found: dict[tuple[str, str], Task] = {}
     choices = [Choice.parse(text) for text in solvers]
     for choice in tqdm(choices, "counting evaluations", delay=2, leave=False):

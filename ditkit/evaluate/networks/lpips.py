@@ -59,17 +59,22 @@ class LPIPS:
     def __call__(self, images: Tensor, others: Tensor) -> Tensor:
         """Distances (N,) float32 of pairs of uint8 images (N, C, H, W), 0 or more; UserError as ``fidelity.psnr``."""
         check_pairs(images, others)
-        x, y = (self._scaled(pixels) for pixels in (images, others))
+        x, y = (pixels.to(self.device) / 127.5 - 1 for pixels in (images, others))
+        return self.distance(x, y).cpu()
+
+    def distance(self, x: Tensor, y: Tensor) -> Tensor:
+        """Distances (N,) of pairs of images (N, C, H, W) float32 in [-1, 1] on its device, with gradients."""
+        x, y = self._scaled(x), self._scaled(y)
         total = torch.zeros(len(x), device=self.device)
         for number, (stage, head) in enumerate(zip(self.stages, self.heads, strict=True)):
             x, y = (_through(stage, F.max_pool2d(h, 2) if number else h) for h in (x, y))
             difference = (_unit(x) - _unit(y)).square()
             total += F.conv2d(difference, head).mean((1, 2, 3))
-        return total.cpu()
+        return total
 
-    def _scaled(self, pixels: Tensor) -> Tensor:
+    def _scaled(self, x: Tensor) -> Tensor:
         shift, scale = (torch.tensor(v, device=self.device)[:, None, None] for v in (SHIFT, SCALE))
-        return (as_rgb(pixels.to(self.device)) / 127.5 - 1 - shift) / scale
+        return (as_rgb(x) - shift) / scale
 
 
 def _through(stage: list[tuple[Tensor, Tensor]], h: Tensor) -> Tensor:

@@ -1,0 +1,140 @@
+"""Floor 5: runs of autoencoders: ditkit train-autoencoder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from ditkit.app import build, reconstructing
+from ditkit.app.recipe import AutoencoderNetwork, AutoencoderRecipe
+from ditkit.app.run import Run
+from ditkit.base import registry
+from ditkit.base.errors import UserError
+from ditkit.convert.autoencoder import FOLDER, save_autoencoder
+from ditkit.data.images import Examples
+from ditkit.data.store import is_store
+from ditkit.encoders.autoencoder import Identity, LatentAutoencoder
+from ditkit.encoders.discriminator import PatchDiscriminator, smallest
+from ditkit.evaluate.networks.lpips import HEADS, LPIPS, VGG
+from ditkit.objectives.reconstruction import laplacian
+from ditkit.train.autoencoding import Autoencoding, Opponents, Perceptual
+from ditkit.train.trainer import Hook, Trainer
+
+PERCEPTUAL: Mapping[str, Callable[[torch.device], Perceptual | None]] = {
+    "lpips": lambda device: LPIPS.load(device).distance,
+    "laplacian": lambda device: laplacian,
+    "none": lambda device: None,
+}
+"""What loss.perceptual can be once it is settled."""
+LEAST = {"lpips": 16}
+"""Pixels a side that a perceptual distance needs at least."""
+
+
+class AutoencoderRuns:
+    """See ``Kind``: an autoencoder learns to reconstruct images."""
+
+    name = AutoencoderRecipe.kind
+    recipe = AutoencoderRecipe
+    evaluate = staticmethod(reconstructing.evaluate)
+    report = staticmethod(reconstructing.report)
+
+    def __init__(self, recipe: AutoencoderRecipe) -> None:
+        """Raises UserError for data and options that an autoencoder cannot be trained with."""
+        if is_store(recipe.data.source) or recipe.data.autoencoder is not None:
+            raise UserError(
+                f"--data {recipe.data.source} with autoencoder {recipe.data.autoencoder}: an autoencoder learns from "
+                "images; give those, without --data.autoencoder"
+            )
+        if recipe.train.compile:
+            raise UserError("--train.compile True: an autoencoder's losses cannot be compiled; leave it out")
+        self.autoencoder = Identity()
+        self.device = build.device(recipe.train.device)
+        loss = dataclasses.replace(recipe.loss, perceptual=settled(recipe.loss.perceptual))
+        self.settings = dataclasses.replace(recipe, loss=loss)
+        self.perceptual = PERCEPTUAL[loss.perceptual](self.device)
+        with torch.device("meta"):
+            autoencoder(recipe.network, channels=3, seed=0)
+
+    @staticmethod
+    def network(recipe: AutoencoderRecipe, facts: dict[str, Any]) -> Opponents:
+        """See ``Kind``."""
+        channels = facts["image_shape"][0]
+        net = autoencoder(recipe.network, channels=channels, seed=recipe.seed)
+        if recipe.loss.game_from is None:
+            return Opponents(net, None)
+        width, layers = recipe.loss.discriminator_width, recipe.loss.discriminator_layers
+        return Opponents(net, PatchDiscriminator(channels, width, layers, seed=recipe.seed))
+
+    @staticmethod
+    def example(recipe: AutoencoderRecipe, facts: dict[str, Any]) -> tuple[Any, ...]:
+        """See ``Kind``."""
+        return (torch.zeros(1, *facts["image_shape"]),)
+
+    def task(self, facts: dict[str, Any], images: Examples) -> Autoencoding:
+        """See ``Kind``. Raises UserError for images whose size does not fit the networks."""
+        recipe, net, loss = self.settings, self.network(self.settings, facts), self.settings.loss
+        channels, height, width = facts["image_shape"]
+        net.autoencoder.latent_shape((channels, height, width))
+        least = max(LEAST.get(loss.perceptual, 1), smallest(loss.discriminator_layers) if net.discriminator else 1)
+        if min(height, width) < least:
+            raise UserError(
+                f"images of {height}x{width} are too small for --loss.perceptual {loss.perceptual} and "
+                f"--loss.discriminator-layers {loss.discriminator_layers}: expected {least}x{least} at least; take "
+                "laplacian, fewer layers or --loss.game-from None"
+            )
+        self.learned = images
+        return Autoencoding(
+            net.to(self.device),
+            recipe.seed,
+            {"kl": loss.kl, "codebook": loss.codebook, "commitment": loss.commitment},
+            perceptual=self.perceptual,
+            perceptual_weight=loss.perceptual_weight,
+            adversarial=loss.adversarial,
+            game_from=loss.game_from or 0,
+            autocast=build.autocast(recipe.train.precision, self.device),
+        )
+
+    def pictures(self, run: Run[AutoencoderRecipe], facts: dict[str, Any]) -> list[Hook]:
+        """With each checkpoint: the moving average as a published autoencoder, and what it makes of a few images."""
+        return [Hook(self.settings.train.checkpoint_every, lambda trainer: self._publish(run, trainer))]
+
+    def _publish(self, run: Run[AutoencoderRecipe], trainer: Trainer[Autoencoding]) -> None:
+        net = trainer.ema.net.autoencoder
+        assert isinstance(net, LatentAutoencoder)
+        reconstructing.normalise(net, self.learned)
+        save_autoencoder(net, run.folder / FOLDER)
+        reconstructing.picture(net, self.learned, run.samples / f"step-{trainer.step:07d}.png")
+
+
+def settled(perceptual: str) -> str:
+    """The perceptual distance by which a run is trained: of auto, lpips where its weights are at hand."""
+    if perceptual != "auto":
+        return perceptual
+    try:
+        VGG.find()
+        HEADS.find()
+    except UserError:
+        return "laplacian"
+    return "lpips"
+
+
+def autoencoder(network: AutoencoderNetwork, *, channels: int, seed: int) -> LatentAutoencoder:
+    """The network that a recipe names, for images of so many channels, with its initial weights.
+
+    Raises UserError for a kind, a factor or an option that is none.
+    """
+    kind = registry.find("autoencoder", *build.KINDS["autoencoder"], network.autoencoder)
+    options = {} if network.codes is None else {"codes": network.codes}
+    registry.check_options("autoencoder", network.autoencoder, kind, options)
+    return kind.of_factor(
+        network.factor,
+        network.width,
+        blocks=network.blocks,
+        channels=channels,
+        latent_channels=network.channels,
+        seed=seed,
+        **options,
+    )

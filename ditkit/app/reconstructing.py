@@ -1,0 +1,211 @@
+"""Floor 5: what an autoencoder makes of images: its latents' statistics, its faithfulness, its report."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ditkit.app import build
+from ditkit.app.pictures import grid, save_png
+from ditkit.app.recipe import AutoencoderRecipe, to_yaml
+from ditkit.app.report import Metric, write_report
+from ditkit.app.report.autoencoder import SECTIONS, AutoencoderData
+from ditkit.app.run import Run, environment, open_checkpoint, open_run
+from ditkit.app.stored import read_images
+from ditkit.app.training import split
+from ditkit.base.errors import UserError
+from ditkit.base.files import write_json
+from ditkit.base.pixels import from_uint8, to_uint8
+from ditkit.convert.autoencoder import load_autoencoder
+from ditkit.data.images import Examples, Images
+from ditkit.encoders.autoencoder import LatentAutoencoder
+from ditkit.evaluate.classifier import cached_classifier
+from ditkit.evaluate.fidelity import WINDOW, psnr, ssim
+from ditkit.evaluate.measured import measure
+from ditkit.evaluate.networks.lpips import LPIPS
+from ditkit.evaluate.suite import FEWEST, compare
+from ditkit.train import checkpoint
+
+MOST = 10_000
+"""Images that are reconstructed to measure by, at most; of more, evenly spaced ones."""
+MEASURED = 1024
+"""Images by which the latents are brought to mean 0 and deviation 1, at most."""
+SHOWN = 20
+"""Images shown beside their reconstructions."""
+PERCEPTUAL = 16
+"""Pixels a side below which LPIPS has no meaning."""
+BATCH = 64
+
+
+def spaced(count: int, most: int) -> Tensor:
+    """Rows (n,) int64 of so many, evenly spaced, ``most`` at most."""
+    return torch.linspace(0, count - 1, min(count, most)).long()
+
+
+@torch.no_grad()
+def statistics(net: LatentAutoencoder, images: Examples) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (c,) float64 of each latent channel before normalisation, posterior's draw included.
+
+    Of at most ``MEASURED`` images.
+    """
+    device = net.encoder.conv_in.weight.device
+    first, second, count = 0.0, 0.0, 0
+    for part in tqdm(spaced(len(images), MEASURED).split(BATCH), "latents", delay=2, leave=False):
+        x = images.draw(part, torch.zeros_like(part, dtype=torch.bool), 0, 0)
+        q = net.posterior(x.to(device))
+        mean, std = q.mean.double(), q.std.double()  # B c h w
+        first, second = first + mean.sum((0, 2, 3)), second + (mean**2 + std**2).sum((0, 2, 3))
+        count += mean[:, 0].numel()
+    mean = torch.as_tensor(first) / count
+    return mean.cpu(), (torch.as_tensor(second) / count - mean**2).clamp(min=0).sqrt().cpu()
+
+
+def normalise(net: LatentAutoencoder, images: Examples) -> None:
+    """Sets the shift and scale by which all latents of these images together have mean 0 and deviation 1.
+
+    Rombach et al. 2022, appendix G. Where all latents are the same, only the shift.
+    """
+    mean, std = statistics(net, images)
+    shift = mean.mean()
+    deviation = (std**2 + (mean - shift) ** 2).mean().sqrt()
+    net.shift = float(shift)
+    net.scale = float(1 / deviation) if deviation > 0 and deviation.isfinite() else 1.0
+
+
+@torch.no_grad()
+def reconstruct(net: LatentAutoencoder, pixels: Tensor, progress: str | None = None) -> Tensor:
+    """Images uint8 (N, C, H, W) through the autoencoder and back, by the posterior's mode."""
+    device = net.encoder.conv_in.weight.device
+    parts = tqdm(pixels.split(BATCH), progress, delay=2, leave=False, disable=progress is None)
+    return torch.cat([to_uint8(net.reconstruct(net.posterior(from_uint8(p).to(device)).mean)).cpu() for p in parts])
+
+
+def picture(net: LatentAutoencoder, images: Examples, path: Path) -> None:
+    """Writes a few images as a PNG, each beside its reconstruction."""
+    rows = spaced(len(images), 32)
+    x = to_uint8(images.draw(rows, torch.zeros_like(rows, dtype=torch.bool), 0, 0))
+    pairs = torch.stack([x, reconstruct(net, x)], 1).flatten(0, 1)
+    save_png(path, grid(pairs, 8, background=255))
+
+
+@dataclasses.dataclass(frozen=True)
+class Reconstructed:
+    """A run's autoencoder and what it makes of images that it did not learn from (or, without such, did).
+
+    images, made: uint8 (N, C, H, W). which: what images they are, in words. facts: see ``ditkit.app.run.Facts``.
+    """
+
+    run: Run[AutoencoderRecipe]
+    step: int
+    facts: dict[str, Any]
+    net: LatentAutoencoder
+    learned: Images
+    images: Tensor
+    made: Tensor
+    which: str
+    device: torch.device
+
+
+def load(folder: Path, device: str | None, most: int = MOST) -> Reconstructed:
+    """Reads a run's autoencoder and images, and reconstructs at most ``most``. UserError where the run has none yet."""
+    run = open_run(folder, AutoencoderRecipe)
+    found = open_checkpoint(checkpoint.latest(run.folder))
+    where = build.device(device or run.recipe.train.device)
+    net = load_autoencoder(folder, device=where)
+    assert isinstance(net, LatentAutoencoder)
+    learned, held = split(read_images(run.recipe.data), run.recipe)
+    chosen = held if held is not None else learned
+    rows = spaced(len(chosen), most)
+    pixels = chosen.get(rows)
+    kind = "held-out images" if held is not None else "images that it learned from (none were held out)"
+    made = reconstruct(net, pixels, "reconstructing")
+    return Reconstructed(run, found.step, found.about, net, learned, pixels, made, f"{len(rows):,} {kind}", where)
+
+
+def metrics_of(said: Reconstructed) -> dict[str, Any]:
+    """The content of metrics.json: PSNR, SSIM, LPIPS where its weights are at hand, rFID, the latents' statistics."""
+    images, made, classes = said.images, said.made, said.facts["classes"]
+    scores = {"psnr": psnr(images, made)}
+    if min(images.shape[2:]) >= WINDOW:
+        scores["ssim"] = ssim(images, made)
+    if min(images.shape[2:]) >= PERCEPTUAL and (lpips := _lpips(said.device)):
+        parts = tqdm(zip(images.split(BATCH), made.split(BATCH), strict=True), "lpips", delay=2, leave=False)
+        scores["lpips"] = torch.cat([lpips(a, b) for a, b in parts])
+    metrics: dict[str, Any] = {
+        name: {"value": float(value.clamp(max=100).mean()), "samples": len(value), "note": said.which}
+        for name, value in scores.items()
+    }
+    real, known = said.learned.get(spaced(len(said.learned), MOST)), said.learned.labels
+    labels = known[spaced(len(said.learned), MOST)] if known is not None and len(classes) > 1 else None
+    space = cached_classifier(
+        said.run.folder / "classifier",
+        real,
+        labels,
+        num_classes=len(classes) if labels is not None else None,
+        device=said.device,
+    )
+    if len(images) >= FEWEST:
+        sides = [measure(what, x, None, space) for what, x in (("images", images), ("reconstructions", made))]
+        distance = compare(sides[0], sides[1], space, scores=["frechet_distance"])
+        metrics |= {f"r{name}": entry for name, entry in distance.items()}
+    mean, std = statistics(said.net, said.learned)
+    metrics["latents"] = {"mean": mean.tolist(), "std": std.tolist(), "scale": said.net.scale, "shift": said.net.shift}
+    metrics["protocol"] = {
+        "run": str(said.run.folder),
+        "step": said.step,
+        "weights": "ema",
+        "autoencoder": said.net.identity,
+        "perceptual": said.run.recipe.loss.perceptual,
+        "images": said.which,
+        "feature_space": dataclasses.asdict(space.protocol),
+        "environment": environment(said.device),
+    }
+    return metrics
+
+
+def _lpips(device: torch.device) -> LPIPS | None:
+    try:
+        return LPIPS.load(device)
+    except UserError:
+        return None
+
+
+def evaluate(folder: Path, *, num: int | None, device: str | None) -> dict[str, Any]:
+    """Measures a run's autoencoder on at most ``num`` images, and writes its metrics.json; gives its content."""
+    metrics = metrics_of(load(folder, device, num or MOST))
+    write_json(folder / "metrics.json", metrics)
+    return metrics
+
+
+def report(folder: Path, *, device: str | None, command: str) -> Path:
+    """Reconstructs, measures and writes report.html and metrics.json; gives the page's path."""
+    said = load(folder, device)
+    metrics = metrics_of(said)
+    write_json(folder / "metrics.json", metrics)
+    recipe, latents = said.run.recipe, metrics["latents"]
+    network = recipe.network
+    data = AutoencoderData(
+        name=folder.name,
+        model=f"{network.autoencoder} autoencoder, factor {said.net.factor}, {said.net.latent_channels} channels, "
+        f"width {network.width}; perceptual term: {recipe.loss.perceptual}",
+        parameters=sum(p.numel() for p in said.net.parameters()),
+        data=f"{said.facts['source']} ({said.facts['images']:,} images)",
+        step=said.step,
+        training_seconds=said.facts["seconds"],
+        metrics={k: Metric.read(v) for k, v in metrics.items() if "value" in v},
+        log=[r for r in said.run.records() if "loss" in r],
+        recipe=to_yaml(recipe),
+        environment=environment(said.device),
+        command=command,
+        pairs=(said.images[:SHOWN], said.made[:SHOWN]),
+        which=said.which,
+        latents=list(zip(latents["mean"], latents["std"], strict=True)),
+    )
+    path = folder / "report.html"
+    write_report(path, data, SECTIONS)
+    return path
