@@ -276,6 +276,7 @@ def measured(pets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny run that was evaluated and reported on."""
     run = tmp_path_factory.mktemp("measured") / "r"
     sizes = ["--evaluate.num", 30, "--evaluate.sweep-num", 20, "--evaluate.sweep", 1, 3]
+    sizes += ["--evaluate-every", 2, "--evaluate.every-num", 20]
     made(train(pets, run, "--data.heldout", 0.2, "--train.sample-every", 2, *sizes))
     made(ditkit("evaluate", run))
     made(ditkit("report", run))
@@ -288,10 +289,10 @@ def test_metrics_have_values_and_samples(measured: Path) -> None:
         assert isinstance(metrics[name]["value"], float), name
         assert metrics[name]["samples"] >= (30 if name != "classifier_heldout_accuracy" else 1)
     protocol = metrics["protocol"]
-    assert protocol["step"] == 4
+    assert metrics["about"]["step"] == 4
     assert protocol["sampling"]["guidance"] == 1.5
     assert protocol["reference"]["images"] == 120
-    assert protocol["environment"]["torch"]
+    assert protocol["versions"]["torch"]
     assert metrics["copies"]["samples"] == 30
 
 
@@ -307,7 +308,7 @@ def test_the_report_shows_everything(measured: Path) -> None:
 
 def test_measuring_again_gives_the_same_numbers(measured: Path) -> None:
     before = json.loads((measured / "metrics.json").read_text())
-    said = made(ditkit("evaluate", measured, "--reference", before["protocol"]["reference"]["source"]))
+    said = made(ditkit("evaluate", measured, "--reference", before["about"]["reference"]))
     after = json.loads((measured / "metrics.json").read_text())
     assert {k: after[k]["value"] for k in METRICS} == {k: before[k]["value"] for k in METRICS}
     assert all(name in said.out for name in METRICS)
@@ -351,7 +352,8 @@ def test_the_images_that_are_held_out_stay_so_when_classes_are_not_used(
         monkeypatch.setattr(place, "split", lambda *args: seen.append(split(*args)) or seen[-1])
     made(train(pets, tmp_path / "r", "--data.heldout", 0.3, "--data.no-classes"))
     model = load_model(open_run(tmp_path / "r"))
-    measuring.copies(model, model.draw(range(2), None, model.run.recipe.sample))
+    network = measuring.reference(model, None).network
+    measuring.copies(model, model.draw(range(2), None, model.run.recipe.sample), network)
     trained, measured = seen[0][1], seen[-1][1]
     assert len(seen) >= 2
     assert trained.indices.tolist() == measured.indices.tolist()

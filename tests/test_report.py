@@ -55,6 +55,14 @@ def full(name: str = "demo", channels: int = 1, size: int = 8) -> ReportData:
         neighbours=Neighbours(
             images(2, *chw), images(2, 3, *chw), np.ones((2, 3)), np.arange(9.0), np.arange(5.0), 3, 0.5, name, name
         ),
+        feature_neighbours=Neighbours(
+            images(2, *chw), images(2, 3, *chw), np.ones((2, 3)), np.arange(9.0), np.arange(5.0), 3, 0.5, name, name
+        ),
+        evaluations=[
+            {"step": step, "metrics": {"frechet_distance": {"value": 1e4 / step, "samples": 99, "standard_error": 0.1}}}
+            for step in (2000, 1000)
+        ],
+        protocol={"protocol hash": name, "sampling.guidance": 1.5},
         recipe=name,
         environment={name: name},
         command=name,

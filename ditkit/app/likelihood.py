@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ditkit.app.measuring import matched_labels
+from ditkit.app.references import matched_labels
 from ditkit.app.run import Model, Run, environment
 from ditkit.app.stored import read_images
 from ditkit.app.training import split
@@ -54,7 +54,7 @@ def choose(model: Model, source: str | None, num: int) -> Chosen:
         tqdm.write(note)
     rows = torch.linspace(0, len(images) - 1, min(num, len(images)), dtype=torch.float64).round().long()
     part = images.subset(rows)
-    labels = matched_labels(part, model, f"--data {about['source']}") if model.classes else None
+    labels = matched_labels(part, model.classes, f"--data {about['source']}") if model.classes else None
     said = "none" if not model.classes else "of the data" if labels is not None else "none given: the learned null"
     return Chosen(part, Condition(label=_or_null(labels, model, len(part))), about | {"labels": said})
 

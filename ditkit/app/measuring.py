@@ -1,156 +1,243 @@
-"""Floor 5: measuring a run's samples against real images."""
+"""Floor 5: measuring samples against real images; the numbers with all that they hang on, as metrics.json has them."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
+import PIL
 import torch
 from torch import Tensor
 
+import ditkit
 from ditkit.app.recipe import Sampling
+from ditkit.app.references import MOST, Reference, Space, evenly, open_reference
 from ditkit.app.run import Model, Run, environment
+from ditkit.app.samples import Plan, RunSamples
 from ditkit.app.stored import read_images
 from ditkit.app.training import split
 from ditkit.base.errors import UserError
 from ditkit.base.files import write_json
-from ditkit.data.images import Images, load_images
-from ditkit.data.source import open_source
-from ditkit.evaluate.classifier import Classifier, cached_classifier
-from ditkit.evaluate.copies import FEWEST_HELDOUT, CopyReport, copy_report
-from ditkit.evaluate.measured import Side, measure
-from ditkit.evaluate.suite import compare
+from ditkit.base.workers import ALONE, Workers
+from ditkit.data.images import Images
+from ditkit.evaluate.copies import FEWEST_HELDOUT, CopyReport, copy_report, feature_copy_report
+from ditkit.evaluate.measured import BATCH, Side
+from ditkit.evaluate.networks.network import FeatureNetwork
+from ditkit.evaluate.npz import image_writer
+from ditkit.evaluate.parts import Samples, Store, add, collect, parts_of
+from ditkit.evaluate.protocol import protocol_hash
 
-MOST = 50_000
-"""Real images that are measured against, at most; of a larger set, evenly spaced ones."""
+CHECKED = 2_000
+"""Samples that are looked at for copies of training images, at most: the first ones."""
+ONE_SET = (
+    "of one set of samples: first-order influence (Fréchet distance), binomial or of the mean (fractions), over splits "
+    "(Inception Score) or subsets (kernel distance)"
+)
+
+
+class Subject(Samples, Protocol):
+    """Samples, with what their protocol says of how they came to be."""
+
+    @property
+    def protocol(self) -> dict[str, Any]: ...
+
+
+def reference(model: Model, source: str | None, space: Space | None = None) -> Reference:
+    """The real images to measure a model against; None: what it was trained on (the held-out ones too).
+
+    A classifier of them and their statistics are made once and kept in the run's folder.
+    """
+    return open_reference(
+        source or model.facts["source"],
+        shape=model.shape,
+        classes=model.classes,
+        space=space or Space(),
+        folder=model.run.folder,
+        device=model.device,
+    )
+
+
+def protocol(subject: Subject, against: Reference) -> dict[str, Any]:
+    """All that the numbers hang on besides the model: equal protocols make two results comparable."""
+    return json.loads(
+        json.dumps(
+            {
+                "samples": len(subject),
+                **subject.protocol,
+                "reference": {"fingerprint": against.fingerprint, "images": against.side.count},
+                "feature_space": dataclasses.asdict(against.network.protocol),
+                "scores": against.space.scores,
+                "standard_error": ONE_SET,
+                "versions": {
+                    "ditkit": ditkit.__version__,
+                    "torch": torch.__version__,
+                    "numpy": np.__version__,
+                    "pillow": PIL.__version__,
+                },
+            }
+        )
+    )
 
 
 @dataclasses.dataclass(frozen=True)
-class Reference:
-    """Real images (uint8), their labels as the model numbers its classes, and a classifier that knows them."""
+class Outcome:
+    """scores: as in metrics.json. first: the first ``CHECKED`` samples. seconds: that the samples took to be made."""
 
-    source: str
-    fingerprint: str
-    classifier: Classifier
-    side: Side
-
-    def scores(self, images: Tensor, labels: Tensor | None) -> dict[str, dict[str, Any]]:
-        """The suite's scores of samples (N, C, H, W) uint8 with the labels that they were drawn for."""
-        samples = measure("samples", images, labels if "hits" in self.side.held else None, self.classifier)
-        return compare(self.side, samples, self.classifier)
+    scores: dict[str, dict[str, Any]]
+    first: Tensor
+    seconds: float
 
 
-def reference(model: Model, source: str | None) -> Reference:
-    """The real images to measure a model against; None: what it was trained on (the held-out ones too).
+def measure(
+    subject: Subject,
+    against: Reference,
+    *,
+    together: int = 1,
+    store: Store | None = None,
+    workers: Workers = ALONE,
+    npz: Path | None = None,
+    progress: str | None = "samples",
+) -> Outcome | None:
+    """Draws (or reads) all samples and scores them; None in processes that do not lead.
 
-    The classifier is trained on them once and kept in the run's folder.
+    together: samples that are best made at once. store: keeps what is done. npz: a file for the images, as ADM's arr_0.
     """
-    name = source or model.facts["source"]
-    opened = open_source(name)
-    real = _in_memory(load_images(opened, size=model.size, channels=model.shape[0]))
-    images, labels = real.get(torch.arange(len(real))), _labels(real, model, name)
-    classifier = cached_classifier(
-        model.run.folder / "classifier",
-        images,
-        labels,
-        num_classes=len(model.classes) if labels is not None else None,
-        device=model.device,
+    quantities = against.quantities
+    side, first, seconds = Side(len(subject)), [], 0.0
+    every = "images" in quantities or npz is not None
+    parts = collect(
+        _Judged(subject, against.labelled),
+        against.network,
+        parts_of(len(subject), together),
+        keep=lambda rows: every or rows.start < CHECKED,
+        store=store,
+        workers=workers,
+        progress=progress,
     )
-    side = measure("reference images", images, labels, classifier)
-    return Reference(name, opened.fingerprint(), classifier, side)
-
-
-def _in_memory(images: Images) -> Images:
-    if len(images) <= MOST:
-        return images
-    return images.subset(torch.linspace(0, len(images) - 1, MOST).long())
-
-
-def _labels(real: Images, model: Model, name: str) -> Tensor | None:
-    """The reference's labels in the model's numbering; None where there are no two classes to tell apart."""
-    labels = matched_labels(real, model, f"--reference {name}")
-    return labels if len(model.classes) > 1 else None
-
-
-def matched_labels(real: Images, model: Model, option: str) -> Tensor | None:
-    """The images' labels (N,) in the model's numbering, matched by class name; None where either has no classes.
-
-    option: what gave the images, for the UserError about a class that the model does not know.
-    """
-    if not model.classes or real.labels is None:
+    with contextlib.ExitStack() as stack:
+        write: Callable[[Tensor], None] | None = None
+        for part in parts:
+            add(side, part, quantities)
+            seconds += part.seconds
+            if part.images is None:
+                continue
+            if part.rows.start < CHECKED:
+                first.append(part.images)
+            if npz is not None:
+                _, _, height, width = part.images.shape
+                write = write or stack.enter_context(image_writer(npz, len(subject), height, width)).write
+                write(part.images.expand(-1, 3, -1, -1))  # evaluators know RGB only
+    if not workers.leads:
         return None
-    missing = [c for c in real.classes if c not in model.classes]
-    if missing:
-        raise UserError(
-            f"{option} has the class {missing[0]!r}, which the model does not know (it knows "
-            f"{', '.join(model.classes[:10])}): give images of the classes that it was trained on"
-        )
-    numbers = torch.tensor([model.classes.index(c) for c in real.classes])
-    return numbers[real.labels]
+    return Outcome(against.scores(side), torch.cat(first)[:CHECKED], seconds)
 
 
-def copies(model: Model, samples: Tensor) -> tuple[CopyReport, Tensor] | None:
-    """How near samples come to training images beside held-out ones, and the training images.
+@dataclasses.dataclass(frozen=True)
+class _Judged:
+    """Samples whose labels are left out where the network cannot judge them."""
 
-    None where too few images were held out to tell what is near.
-    """
+    samples: Samples
+    labelled: bool
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def part(self, rows: range) -> Any:
+        given = self.samples.part(rows)
+        return given if self.labelled else given._replace(labels=None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Copies:
+    """How near samples come to training images: in pixels, and in the features of the reference's network."""
+
+    training: Tensor
+    pixels: CopyReport
+    features: CopyReport
+
+
+def copies(model: Model, samples: Tensor, network: FeatureNetwork) -> Copies | None:
+    """How near samples come to training images beside held-out ones; None where too few were held out to tell."""
     recipe = model.run.recipe
     if not recipe.data.heldout:
         return None
     learned, held = split(read_images(recipe.data), recipe)
     if held is None or len(held) < FEWEST_HELDOUT:
         return None
-    training = _all(learned)
-    return copy_report(samples, training, _all(held)), training
+    training, heldout = _all(learned), _all(held)
+    seen = [_features(images, network) for images in (samples, training, heldout)]
+    return Copies(training, copy_report(samples, training, heldout), feature_copy_report(*seen))
 
 
 def _all(images: Images) -> Tensor:
-    images = _in_memory(images)
+    images = evenly(images, MOST)
     return images.get(torch.arange(len(images)))
+
+
+def _features(images: Tensor, network: FeatureNetwork) -> Tensor:
+    return torch.cat([network.look(part).features for part in images.split(BATCH)])
 
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """Samples (uint8), the labels and seeds that they were drawn for, and the seconds that it took."""
+    """Samples (uint8), the labels and seeds that they were drawn for."""
 
     images: Tensor
     labels: Tensor | None
     seeds: Sequence[int]
-    seconds: float
 
 
 def draw(model: Model, sampling: Sampling, num: int, seed: int, progress: str) -> Drawn:
-    """``num`` samples, classes in turn (so as balanced as can be), seeds counting up from ``seed``."""
-    labels, seeds = model.labels(num, range(len(model.names(sampling)))), range(seed, seed + num)
-    start = time.perf_counter()
-    images = model.draw(seeds, labels, sampling, progress=progress)
-    return Drawn(images, labels, seeds, time.perf_counter() - start)
+    """``num`` samples to be shown, classes in turn (so as balanced as can be), seeds counting up from ``seed``."""
+    labels, seeds = RunSamples.of(model, Plan(sampling, num, seed)).labels, range(seed, seed + num)
+    return Drawn(model.draw(seeds, labels, sampling, progress=progress), labels, seeds)
 
 
-def evaluate(model: Model, against: Reference, sampling: Sampling, drawn: Drawn) -> dict[str, Any]:
-    """The content of metrics.json: each metric with value and samples, and the protocol that they hang on."""
-    metrics: dict[str, Any] = against.scores(drawn.images, drawn.labels)
-    metrics["seconds_per_sample"] = {"value": drawn.seconds / len(drawn.images), "samples": len(drawn.images)}
-    found = copies(model, drawn.images)
-    if found:
-        summary = found[0].summary()
-        metrics["copies"] = {"value": summary.pop("copies"), **summary}
-    metrics["protocol"] = {
-        "run": str(model.run.folder),
-        "step": model.step,
-        "weights": "ema",
-        "sampling": dataclasses.asdict(sampling),
-        "labels": "none" if drawn.labels is None else "each class in turn",
-        "seeds": [drawn.seeds[0], drawn.seeds[-1]],
-        "reference": {"source": against.source, "fingerprint": against.fingerprint, "images": against.side.count},
-        "feature_space": dataclasses.asdict(against.classifier.protocol),
-        "environment": environment(model.device),
-    }
-    return metrics
+def evaluate(
+    model: Model,
+    against: Reference,
+    plan: Plan,
+    *,
+    store: Store | None = None,
+    workers: Workers = ALONE,
+    npz: Path | None = None,
+    progress: str | None = "samples",
+) -> dict[str, Any] | None:
+    """The content of metrics.json for a run; None in processes that do not lead. See ``measure`` for the options."""
+    samples = RunSamples.of(model, plan)
+    said = protocol(samples, against)
+    found = measure(
+        samples,
+        against,
+        together=plan.sampling.batch_size,
+        store=store,
+        workers=workers,
+        npz=npz,
+        progress=progress,
+    )
+    if found is None:
+        return None
+    speed = {"seconds_per_sample": {"value": found.seconds / plan.num, "samples": plan.num}}
+    checked = _copy_scores(copies(model, found.first, against.network))
+    about = {"samples": str(model.run.folder), "step": model.step, "reference": against.source}
+    return result({**found.scores, **speed, **checked}, said, {**about, "environment": environment(model.device)})
+
+
+def _copy_scores(found: Copies | None) -> dict[str, Any]:
+    if found is None:
+        return {}
+    summaries = {"copies": found.pixels.summary(), "copies_in_features": found.features.summary()}
+    return {name: {"value": summary.pop("copies"), **summary} for name, summary in summaries.items()}
+
+
+def result(scores: dict[str, Any], said: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
+    """The content of metrics.json. about: what was measured against what, where and when."""
+    return {**scores, "protocol": said, "protocol_hash": protocol_hash(said), "about": about}
 
 
 def read_metrics(run: Run) -> dict[str, Any] | None:
@@ -158,17 +245,34 @@ def read_metrics(run: Run) -> dict[str, Any] | None:
     path = run.folder / "metrics.json"
     if not path.is_file():
         return None
+    found = read_result(path, f"make it anew with ditkit evaluate {run.folder}")
+    try:
+        _ = found["about"]["step"], found["about"]["reference"], float(found["protocol"]["sampling"]["guidance"])
+        _ = found["seconds_per_sample"]["value"]
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise _unreadable(path, error, f"make it anew with ditkit evaluate {run.folder}") from None
+    return found
+
+
+def read_result(path: Path, remedy: str = "make it anew with ditkit evaluate") -> dict[str, Any]:
+    """What ``ditkit evaluate`` wrote. UserError where it is missing or damaged."""
+    if not path.is_file():
+        raise UserError(f"no {path}: expected what ditkit evaluate writes; {remedy}")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        protocol = found["protocol"]
-        _ = protocol["step"], protocol["reference"]["source"], float(protocol["sampling"]["guidance"])
-        _ = found["seconds_per_sample"]["value"], [float(e["value"]) for e in found.values() if "value" in e]
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
-        raise UserError(
-            f"{path} cannot be read ({type(error).__name__}: {error}): expected what ditkit evaluate writes; "
-            f"delete it, or make it anew with ditkit evaluate {run.folder}"
-        ) from None
-    return found
+        values = [float(e["value"]) for e in found.values() if "value" in e and not isinstance(e, str)]
+        if not values or found["protocol_hash"] != protocol_hash(found["protocol"]):
+            raise ValueError("its protocol_hash is not that of its protocol")
+        return found
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise _unreadable(path, error, remedy) from None
+
+
+def _unreadable(path: Path, error: Exception, remedy: str) -> UserError:
+    return UserError(
+        f"{path} cannot be read ({type(error).__name__}: {error}): expected what ditkit evaluate writes; "
+        f"delete it, or {remedy}"
+    )
 
 
 def write_metrics(run: Run, metrics: dict[str, Any]) -> Path:

@@ -148,7 +148,7 @@ Enough = Annotated[int, Field(ge=4, lt=2**31)]
 
 @dataclass(frozen=True, config=STRICT)
 class Measuring:
-    """What ``ditkit evaluate`` and ``ditkit report`` draw."""
+    """What ``ditkit evaluate`` and ``ditkit report`` draw, and what is measured during training."""
 
     num: Enough = 1000
     """Samples that the metrics are measured on."""
@@ -156,6 +156,12 @@ class Measuring:
     """Guidance scales compared in the report."""
     sweep_num: Enough = 400
     """Samples per guidance scale of the sweep."""
+    every: Annotated[Positive | None, tyro.conf.arg(name="evaluate-every", prefix_name=False)] = None
+    """Steps between measurements during training, into log.jsonl; None: none."""
+    every_num: Enough = 200
+    """Samples of a measurement during training."""
+    best: str | None = None
+    """A metric, such as frechet_distance: the checkpoint where it was best during training stays in best/."""
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -12,13 +12,16 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ditkit.app import build, measuring
+from ditkit.app import build, looking, measuring
 from ditkit.app.pictures import cells
 from ditkit.app.recipe import to_yaml
 from ditkit.app.report import GuidancePoint, Metric, Neighbours, ReportData, Trajectory, write_report
 from ditkit.app.run import Model, Run, environment
+from ditkit.app.samples import Plan, RunSamples
 from ditkit.condition import Condition
-from ditkit.evaluate.copies import FEWEST_HELDOUT
+from ditkit.evaluate.copies import FEWEST_HELDOUT, CopyReport
+from ditkit.evaluate.networks.network import FeatureNetwork
+from ditkit.evaluate.protocol import leaves
 from ditkit.sample import trajectory
 
 PER_CLASS = 10
@@ -57,7 +60,9 @@ def report(model: Model, *, command: str) -> Path:
         progress=_progress(model),
         sweep=_sweep(model, against) if model.classes else None,
         trajectory=_trajectory(model, sampling),
-        neighbours=_neighbours(model, shown.images),
+        **_near(model, shown.images, against.network),
+        evaluations=[r for r in records if r.get("event") == looking.EVENT],
+        protocol={"protocol hash": metrics["protocol_hash"], **dict(leaves(metrics["protocol"]))},
         recipe=to_yaml(recipe),
         environment=environment(model.device),
         command=command,
@@ -69,8 +74,10 @@ def report(model: Model, *, command: str) -> Path:
 
 
 def _missing(model: Model) -> dict[str, str]:
+    few = f"fewer than {FEWEST_HELDOUT} images were held out: too few to compare distances with"
     return {
-        "neighbours": f"fewer than {FEWEST_HELDOUT} images were held out: too few to compare distances with",
+        "neighbours": few,
+        "feature_neighbours": few,
         "sweep": "the model is unconditional: there is nothing to guide to",
     }
 
@@ -81,23 +88,23 @@ def _shown(model: Model) -> int:
 
 def _evaluated_against(run: Run) -> str | None:
     found = measuring.read_metrics(run)
-    return found["protocol"]["reference"]["source"] if found else None
+    return found["about"]["reference"] if found else None
 
 
 def _metrics(model: Model, against: measuring.Reference) -> dict[str, Any]:
     found = measuring.read_metrics(model.run)
-    if found and found["protocol"]["step"] == model.step:
+    if found and found["about"]["step"] == model.step:
         return found
     recipe = model.run.recipe
-    drawn = measuring.draw(model, recipe.sample, recipe.evaluate.num, 0, "sampling")
-    found = measuring.evaluate(model, against, recipe.sample, drawn)
+    found = measuring.evaluate(model, against, Plan(recipe.sample, recipe.evaluate.num))
+    assert found is not None  # this process is alone
     measuring.write_metrics(model.run, found)
     return found
 
 
 def _plain(metrics: dict[str, Any]) -> dict[str, Any]:
     """The metrics without the protocol, and without the long lists that the page draws elsewhere."""
-    rows = {k: v for k, v in metrics.items() if "value" in v}
+    rows = {k: v for k, v in metrics.items() if isinstance(v, dict) and "value" in v}
     return {k: {n: x for n, x in v.items() if not isinstance(x, list)} for k, v in rows.items()}
 
 
@@ -130,10 +137,12 @@ def _sweep(model: Model, against: measuring.Reference) -> list[GuidancePoint]:
     points = []
     for guidance in tqdm(recipe.evaluate.sweep, "guidance sweep"):
         sampling = dataclasses.replace(recipe.sample, guidance=guidance)
-        drawn = measuring.draw(model, sampling, recipe.evaluate.sweep_num, 0, f"guidance {guidance:g}")
-        scores = against.scores(drawn.images, drawn.labels)
-        chosen = {k: v["value"] for k, v in scores.items() if k != "classifier_heldout_accuracy"}
-        points.append(GuidancePoint(guidance, chosen, drawn.images[:10]))
+        samples = RunSamples.of(model, Plan(sampling, recipe.evaluate.sweep_num))
+        together = sampling.batch_size
+        found = measuring.measure(samples, against, together=together, progress=f"guidance {guidance:g}")
+        assert found is not None  # this process is alone
+        chosen = {k: v["value"] for k, v in found.scores.items() if k != "classifier_heldout_accuracy"}
+        points.append(GuidancePoint(guidance, chosen, found.first[:10]))
     return points
 
 
@@ -161,11 +170,20 @@ def _films(frames: list[torch.Tensor]) -> list[torch.Tensor]:
     return list(torch.stack(frames, dim=1))
 
 
-def _neighbours(model: Model, samples: torch.Tensor) -> Neighbours | None:
-    found = measuring.copies(model, samples)
+def _near(model: Model, samples: torch.Tensor, network: FeatureNetwork) -> dict[str, Neighbours]:
+    """The nearest training images by the fields of the page's data; none where too few images were held out."""
+    found = measuring.copies(model, samples, network)
     if found is None:
-        return None
-    said, training = found
+        return {}
+    pixels = "Euclidean distance over pixels in [-1, 1]"
+    features = "Euclidean distance over the features that the metrics are measured in"
+    return {
+        "neighbours": _neighbours(samples, found.training, found.pixels, pixels),
+        "feature_neighbours": _neighbours(samples, found.training, found.features, features),
+    }
+
+
+def _neighbours(samples: torch.Tensor, training: torch.Tensor, said: CopyReport, space: str) -> Neighbours:
     rows = said.most_alike(8)
     return Neighbours(
         samples=samples[rows],
@@ -175,6 +193,6 @@ def _neighbours(model: Model, samples: torch.Tensor) -> Neighbours | None:
         heldout_distances=said.nearest_heldout.numpy(),
         copies=len(said.copies),
         threshold=said.distance_threshold,
-        space="Euclidean distance over pixels in [-1, 1]",
+        space=space,
         rule=said.rule,
     )

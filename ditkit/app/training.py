@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from ditkit.app import build
+from ditkit.app.keeping import save
 from ditkit.app.kind import Kind, find_kind
 from ditkit.app.recipe import AnyRecipe, to_yaml
 from ditkit.app.run import Run, check_autoencoder, check_new, create, kind_of_run, open_checkpoint, open_run
@@ -118,7 +119,7 @@ def _go_on(run: Run[Any], limits: dict[str, Any]) -> str | None:
 
 
 def _restore(trainer: Trainer, found: checkpoint.Checkpoint) -> None:
-    """Brings a new trainer to where it was when ``_save`` wrote the checkpoint."""
+    """Brings a new trainer to where it was when ``save`` wrote the checkpoint."""
     if found.step > trainer.settings.steps:
         run = found.folder.parent.parent
         raise UserError(f"--train.steps {trainer.settings.steps}: run {run} is at step {found.step:,} already")
@@ -130,21 +131,6 @@ def _restore(trainer: Trainer, found: checkpoint.Checkpoint) -> None:
     trainer.task.load(found.tensors("task") if trainer.task.state() else {})
 
 
-def _save(run: Run[Any], trainer: Trainer, facts: dict[str, Any]) -> None:
-    if checkpoint.at(run.folder, trainer.step):
-        return
-    state = trainer.task.state()
-    tensors = {
-        "weights": trainer.net.state_dict(),
-        "ema": trainer.ema.net.state_dict(),
-        "optimizer": checkpoint.optimizer_tensors(trainer.optimizer, trainer.net),
-        "meter": trainer.meter.state(),
-        **({"task": state} if state else {}),
-    }
-    about = {**facts, "seconds": trainer.seconds}
-    checkpoint.save(run.folder, trainer.step, tensors, about, keep=trainer.settings.keep_checkpoints)
-
-
 def _train(run: Run[Any], kind: Kind, trainer: Trainer, images: Examples, facts: dict[str, Any]) -> str | None:
     recipe, settings = run.recipe, trainer.settings
 
@@ -152,12 +138,12 @@ def _train(run: Run[Any], kind: Kind, trainer: Trainer, images: Examples, facts:
         return batch(images, step=step, batch_size=settings.batch_size, seed=recipe.seed, flip=recipe.data.flip)
 
     shown = kind.pictures(run, facts)
-    hooks = [Hook(settings.checkpoint_every, lambda trainer: _save(run, trainer, facts)), *shown]
+    hooks = [Hook(settings.checkpoint_every, lambda trainer: save(run, trainer, facts)), *shown]
     _log_skipped(run, trainer.step, images)
     with stop_on_signals(trainer):
         with _logging(run) as log, contextlib.closing(prefetch(make, trainer.step)) as batches:
             trainer.run(batches, log, hooks)
-        _save(run, trainer, facts)
+        save(run, trainer, facts)
         _log_skipped(run, trainer.step, images)
         if not trainer.stopping:
             for picture in shown:

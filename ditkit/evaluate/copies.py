@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ditkit.base.errors import UserError
+from ditkit.evaluate.features import check_features
 from ditkit.evaluate.images import check_images, check_same_shape
 
 BLOCK_BYTES = 128 * 2**20
@@ -95,6 +97,34 @@ class CopyReport:
         return {**plain, "copies": len(self.copies)}
 
 
+def nearest_features(
+    queries: Tensor, references: Tensor, k: int = 1, *, progress: bool = True
+) -> tuple[Tensor, Tensor]:
+    """The k nearest references of each query in a feature space: distances (Q, k) float32, rising, and rows (Q, k).
+
+    queries, references: features (Q or R, D), float. Raises UserError on other widths, values that are not finite, or
+    a k above R.
+    """
+    check_features(queries, references, fewest=1)
+    if not 1 <= k <= len(references):
+        raise UserError(f"k is {k}, expected 1 to {len(references)}, the number of references")
+    table = references.double()
+    size = max(1, BLOCK_BYTES // (8 * len(references)))
+    found = []
+    for block in tqdm(queries.double().split(size), "neighbours", delay=2, disable=not progress, leave=False):
+        # Not by products: the distance of equal features must be 0, not the root of a rounding.
+        distances = torch.cdist(block, table, compute_mode="donot_use_mm_for_euclid_dist")
+        found.append(distances.topk(k, largest=False))
+    return torch.cat([f.values for f in found]).float(), torch.cat([f.indices for f in found])
+
+
+def feature_copy_report(
+    samples: Tensor, training: Tensor, heldout: Tensor, *, pairs: int = 3, progress: bool = True
+) -> CopyReport:
+    """The same as ``copy_report`` of features (N, D) of one network: it sees copies that are altered, too."""
+    return _report(nearest_features, samples, training, heldout, pairs, progress)
+
+
 def copy_report(
     samples: Tensor, training: Tensor, heldout: Tensor, *, pairs: int = 3, progress: bool = True
 ) -> CopyReport:
@@ -113,19 +143,31 @@ def copy_report(
     """
     check_images("held-out images", heldout)
     check_images("training images", training)
+    return _report(nearest, samples, training, heldout, pairs, progress)
+
+
+def _report(
+    near: Callable[..., tuple[Tensor, Tensor]],
+    samples: Tensor,
+    training: Tensor,
+    heldout: Tensor,
+    pairs: int,
+    progress: bool,
+) -> CopyReport:
+    """The report by a measure of nearness; see ``copy_report``."""
     if len(heldout) < FEWEST_HELDOUT or len(training) < 2:
         raise UserError(
             f"{len(heldout)} held-out and {len(training)} training images are too few to know a copy, "
             f"expected at least {FEWEST_HELDOUT} and 2: hold out more of the data"
         )
     k = min(max(NEIGHBOURHOOD, pairs), len(training))
-    real, _ = nearest(heldout, training, k, progress=progress)
+    real, _ = near(heldout, training, k, progress=progress)
     if real[:, 0].median() == 0:
         raise UserError(
             "more than half of the held-out images are among the training images, expected real images apart from "
             "them: give those that the model was not trained on"
         )
-    distances, rows = nearest(samples, training, k, progress=progress)
+    distances, rows = near(samples, training, k, progress=progress)
     real_ratio, ratio = _ratio(real), _ratio(distances)
     apart = real[:, 0] > 0
     distance_threshold = _quantile(real[apart, 0], 0.01)

@@ -27,6 +27,8 @@ from ditkit.base.errors import UserError
 from ditkit.base.files import atomic_folder, remove_folder, sha256, system_errors
 
 FORMAT = "ditkit-checkpoint-1"
+FOLDER = "checkpoints"
+"""Where a run's checkpoints are, in its folder."""
 _FOLDER = re.compile(r"step-(\d{7,})$")
 
 
@@ -51,23 +53,29 @@ _REMEDY = "delete this checkpoint's folder to go on from the one before, or copy
 
 
 def save(
-    run: Path, step: int, tensors: dict[str, dict[str, Tensor]], about: dict[str, Any], *, keep: int = 2
+    run: Path,
+    step: int,
+    tensors: dict[str, dict[str, Tensor]],
+    about: dict[str, Any],
+    *,
+    keep: int = 2,
+    within: str = FOLDER,
 ) -> Checkpoint:
-    """Writes checkpoints/step-NNNNNNN in the run's folder, then deletes all but the ``keep`` newest."""
-    folder = _folder(run, step)
+    """Writes checkpoints/step-NNNNNNN (``within`` the run's folder), then deletes all but the ``keep`` newest there."""
+    folder = _folder(run, step, within)
     with atomic_folder(folder) as temporary:
         for name, values in tensors.items():
             _write(values, temporary / f"{name}.safetensors")
         files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in sorted(temporary.iterdir())}
         manifest = {"format": FORMAT, "step": step, "about": about, "files": files}
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    for old in steps(run)[:-keep]:
+    for old in [path for path in steps(run, within) if path != folder][: -(keep - 1) or None]:
         remove_folder(old)
     return Checkpoint(folder, step, about)
 
 
-def _folder(run: Path, step: int) -> Path:
-    return run / "checkpoints" / f"step-{step:07d}"
+def _folder(run: Path, step: int, within: str = FOLDER) -> Path:
+    return run / within / f"step-{step:07d}"
 
 
 def _write(tensors: dict[str, Tensor], path: Path) -> None:
@@ -75,9 +83,9 @@ def _write(tensors: dict[str, Tensor], path: Path) -> None:
         save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, path)
 
 
-def steps(run: Path) -> list[Path]:
+def steps(run: Path, within: str = FOLDER) -> list[Path]:
     """The run's checkpoint folders, oldest first."""
-    found = [p for p in (run / "checkpoints").glob("step-*") if _FOLDER.match(p.name)]
+    found = [p for p in (run / within).glob("step-*") if _FOLDER.match(p.name)]
     return sorted(found, key=lambda p: int(p.name.split("-")[1]))
 
 

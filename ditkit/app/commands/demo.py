@@ -31,6 +31,7 @@ def main(args: Sequence[str]) -> int:
     from ditkit.app.commands.evaluate import table
     from ditkit.app.reporting import report
     from ditkit.app.run import load_model, open_run
+    from ditkit.app.samples import Plan
 
     began = time.perf_counter()
     _clear(options.out)
@@ -41,8 +42,8 @@ def main(args: Sequence[str]) -> int:
         return 130
     model = load_model(open_run(options.out))
     against = measuring.reference(model, None)
-    drawn = measuring.draw(model, recipe.sample, recipe.evaluate.num, 0, "sampling")
-    metrics = measuring.evaluate(model, against, recipe.sample, drawn)
+    metrics = measuring.evaluate(model, against, Plan(recipe.sample, recipe.evaluate.num))
+    assert metrics is not None  # this process is alone
     measuring.write_metrics(model.run, metrics)
     page = report(model, command="make demo")
     print(f"\n{table(metrics)}\n\n{(time.perf_counter() - began) / 60:.1f} minutes in all")

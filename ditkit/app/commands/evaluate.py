@@ -1,11 +1,12 @@
-"""Measure a run's samples against real images: ditkit evaluate RUN --reference DATA."""
+"""Measure a run's samples, or images, against real ones: ditkit evaluate RUN|FOLDER|NPZ --reference DATA."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from pydantic.dataclasses import dataclass
@@ -14,54 +15,201 @@ from ditkit.app.cli import parse
 from ditkit.app.commands.sample import How
 from ditkit.app.recipe import Enough
 from ditkit.base.errors import UserError
-from ditkit.train.settings import STRICT
+from ditkit.train.settings import STRICT, Positive
+
+if TYPE_CHECKING:
+    from ditkit.app.evaluating import Work
+    from ditkit.base.workers import Workers
+
+
+@dataclass(frozen=True, config=STRICT)
+class Sweep:
+    """Several ways of drawing in one call, every combination of what is listed; the reference is measured once."""
+
+    guidance: tuple[float, ...] = ()
+    """Guidance scales, such as 1 1.5 4."""
+    solver: tuple[str, ...] = ()
+    """Solvers as NAME[:OPTION=VALUE,...][@GRID[:OPTION=VALUE,...]], such as ddim dpmpp_2m@karras:rho=5."""
+    steps: tuple[str, ...] = ()
+    """Numbers of steps, such as 10 25 50."""
+    weights: tuple[str, ...] = ()
+    """Weights of the checkpoint: ema and weights, or the files of other averages in it."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class Options:
-    """Draw samples from a run and measure them against real images; writes metrics.json in the run's folder."""
+    """Measure a run's samples, or images that are there, against real images; writes metrics.json.
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """The run's folder."""
+    Under torchrun the processes share the drawing, with the same numbers. The same call again goes on where a kill
+    left it.
+    """
+
+    samples: Annotated[str | None, tyro.conf.Positional] = None
+    """A run's or a checkpoint's folder; or the samples themselves: a folder, a .zip or an .npz with arr_0."""
     reference: str | None = None
-    """Real images: digits, a folder or a .zip; None: what the run was trained on."""
+    """Real images: any data source, a latent store, or ADM's .npz; None: what the run was trained on."""
     num: Enough | None = None
-    """Samples to draw; None: the recipe's evaluate.num."""
+    """Samples to draw from a run; None: the recipe's evaluate.num."""
+    repeats: Positive = 1
+    """Sets of so many samples, each with seeds of its own: then standard errors are over them."""
     seed: int = 0
     """Seed of the first sample; the next ones count up."""
+    labels: Literal["balanced", "random"] = "balanced"
+    """balanced: each class in turn; random: each class as likely, drawn from the seed."""
+    network: str = "self"
+    """Feature network: inception, dinov2, clip, or self, a classifier trained on the reference."""
+    network_weights: str | None = None
+    """The feature network's file or folder; None: where it looks for them."""
+    scores: tuple[str, ...] | None = None
+    """Scores, such as frechet_distance neighbourhoods; None: all that what is given allows."""
+    weights: str = "ema"
+    """The moving average (ema), or the weights themselves (weights)."""
+    sweep: Sweep = dataclasses.field(default_factory=Sweep)
+    out: Path | None = None
+    """Folder for the results; None: the run's, or SAMPLES-evaluation beside the samples."""
+    npz: Path | None = None
+    """Also write a run's samples there, as arr_0 (N, H, W, 3) uint8 for ADM's evaluator."""
+    compare: tuple[Path, Path] | None = None
+    """Measure nothing: compare two results, runs' folders or metrics.json, if their protocols allow it."""
     device: str | None = None
-    """auto, cpu, cuda, ...; None: the recipe's."""
+    """auto, cpu, cuda, ...; None: the recipe's, or auto."""
     how: Annotated[How, tyro.conf.arg(name="")] = dataclasses.field(default_factory=How)
 
 
 def main(args: Sequence[str]) -> int:
-    """The command."""
+    """The command. Exit code 1 where two results cannot be compared."""
     options = parse(Options, "evaluate", args)
-    from ditkit.app import measuring
-    from ditkit.app.kind import own
-    from ditkit.app.run import check_sampling, load_model, open_run
+    if options.compare is not None:
+        from ditkit.app.evaluating import comparison
 
-    if (other := own(options.run, "evaluate")) is not None:
+        comparable, said = comparison(*options.compare)
+        print(said)
+        return 0 if comparable else 1
+    if options.samples is None:
+        raise UserError("what to measure is missing: expected a run's folder, a folder of images or an .npz")
+    from ditkit.app.kind import own
+    from ditkit.base.workers import workers
+
+    place = Path(options.samples)
+    if (place / "recipe.yaml").is_file() and (other := own(place, "evaluate")) is not None:
         if options.reference is not None:
             raise UserError(f"--reference {options.reference}: this run is measured on its own data; leave it out")
-        print(table(other(options.run, num=options.num, device=options.device)))
-        print(f"\nwritten to {options.run / 'metrics.json'}")
+        print(table(other(place, num=options.num, device=options.device)))
+        print(f"\nwritten to {place / 'metrics.json'}")
         return 0
-    run = open_run(options.run)
-    sampling = options.how.over(run.recipe.sample)
-    check_sampling(run.recipe, sampling)
-    model = load_model(run, device=options.device)
-    against = measuring.reference(model, options.reference)
-    drawn = measuring.draw(model, sampling, options.num or run.recipe.evaluate.num, options.seed, "sampling")
-    metrics = measuring.evaluate(model, against, sampling, drawn)
-    path = measuring.write_metrics(run, metrics)
-    print(table(metrics))
-    print(f"\nwritten to {path}")
+    is_run = any((place / name).is_file() for name in ("recipe.yaml", "manifest.json"))
+    with workers() as all_of_us:
+        return (_run if is_run else _files)(options, options.samples, all_of_us)
+
+
+def _run(options: Options, place: str, workers: Workers) -> int:
+    from ditkit.app import measuring
+    from ditkit.app.evaluating import Variants, checkpoint_file, evaluate_run
+    from ditkit.app.run import check_sampling, load_model, located
+    from ditkit.app.samples import Plan
+
+    run, step = located(place)
+    num = options.num or run.recipe.evaluate.num
+    plan = Plan(options.how.over(run.recipe.sample), num, options.seed, options.labels, options.weights)
+    variants = Variants.of(plan, **dataclasses.asdict(options.sweep))
+    for each in variants.plans:
+        check_sampling(run.recipe, each.sampling)
+        checkpoint_file(step, each.weights)
+    sets = len(variants.plans) * options.repeats
+    if options.npz is not None and sets > 1:
+        raise UserError(f"--npz {options.npz} is one file for {sets} sets of samples: measure one at a time")
+    device = workers.device(options.device or run.recipe.train.device)
+    with _work(options.out or run.folder, workers) as work:
+        with workers.leader_first():
+            model = load_model(run, step, device=device)
+            against = measuring.reference(model, options.reference, _space(options))
+        found = evaluate_run(
+            run, step, variants, against, work, workers, device=device, npz=options.npz, repeats=options.repeats
+        )
+        return _tell(found, options.out or run.folder, work) if workers.leads else 0
+
+
+def _files(options: Options, place: str, workers: Workers) -> int:
+    from ditkit.app import build
+    from ditkit.app.evaluating import evaluate_files
+    from ditkit.app.references import check_apart, classes_of, open_reference
+    from ditkit.app.samples import FileSamples
+
+    drawing = [name for name in ("num", "npz") if getattr(options, name) is not None]
+    if drawing or options.repeats > 1 or options.sweep != Sweep() or options.how != How():
+        raise UserError(f"{place} is no run, its images are measured as they are: leave out what says how to draw")
+    if options.reference is None:
+        raise UserError(f"--reference is missing: expected the real images to measure {place} against")
+    check_apart(place, options.reference)
+    samples, device = FileSamples.open(place), build.device(workers.device(options.device or "auto"))
+    samples.numbered(classes_of(options.reference))  # an unknown class is said before long work
+    out = options.out or Path(place).with_name(f"{Path(place).stem}-evaluation")
+    with _work(out, workers) as work:
+        with workers.leader_first():
+            against = open_reference(
+                options.reference,
+                shape=samples.images.shape,
+                classes=None,
+                space=_space(options),
+                folder=out,
+                device=device,
+                resize=False,
+            )
+        found = evaluate_files(place, samples.numbered(against.classes), against, work, workers, device)
+        return _tell(found, out, work) if workers.leads else 0
+
+
+def _space(options: Options) -> Any:
+    from ditkit.app.references import Space
+
+    return Space(options.network, options.network_weights, options.scores)
+
+
+@contextlib.contextmanager
+def _work(out: Path, workers: Workers) -> Any:
+    """The call's folder for what is not done yet; no other call may be at it."""
+    from ditkit.app.evaluating import WORK, Work
+    from ditkit.base.files import alone
+
+    folder = out / WORK
+    folder.mkdir(parents=True, exist_ok=True)
+    refusal = f"{out} is being evaluated by another process: wait for it, or give another --out"
+    with alone(folder, refusal) if workers.leads else contextlib.nullcontext():
+        yield Work(folder)
+
+
+def _tell(found: list[dict[str, Any]], out: Path, work: Work) -> int:
+    from ditkit.app.sweep import sweep_table, write_sweep
+    from ditkit.base.files import write_json
+
+    if len(found) == 1:
+        write_json(out / "metrics.json", found[0])
+        print(f"{table(found[0])}\n{notes(found[0])}\nprotocol {found[0]['protocol_hash'][:12]}")
+        print(f"written to {out / 'metrics.json'}")
+    else:
+        write_sweep(out / "sweep", found)
+        print(f"{sweep_table(found)}\n\nwritten to {out / 'sweep'} (results.json, table.md, plot.svg)")
+    work.clear()
     return 0
 
 
 def table(metrics: dict[str, Any]) -> str:
-    """The metrics as lines of text: name, value, samples."""
-    rows = {name: entry for name, entry in metrics.items() if "value" in entry}
+    """The metrics as lines of text: name, value, standard error, samples."""
+    rows = {name: entry for name, entry in metrics.items() if isinstance(entry, dict) and "value" in entry}
     width = max(map(len, rows))
-    return "\n".join(f"{n:<{width}}  {e['value']:>10.4g}   ({e['samples']:,} samples)" for n, e in rows.items())
+    return "\n".join(
+        f"{n:<{width}}  {e['value']:>10.4g}{_error(e):<12} ({e['samples']:,} samples)" for n, e in rows.items()
+    )
+
+
+def notes(metrics: dict[str, Any]) -> str:
+    """What to know before believing the values, a line each; empty where there is nothing."""
+    said: dict[str, list[str]] = {}
+    for name, entry in metrics.items():
+        if isinstance(entry, dict) and "value" in entry and entry.get("note"):
+            said.setdefault(entry["note"], []).append(name)
+    return "".join(f"note on {', '.join(names)}: {note}\n" for note, names in said.items())
+
+
+def _error(entry: dict[str, Any]) -> str:
+    return f" ± {entry['standard_error']:.2g}" if "standard_error" in entry else ""

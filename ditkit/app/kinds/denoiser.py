@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ditkit.app import build, guiding
+from ditkit.app.looking import Looking, check_best
 from ditkit.app.pictures import grid, save_png
 from ditkit.app.recipe import Recipe
 from ditkit.app.run import Model, Run, check_sampling
@@ -35,6 +36,7 @@ class DenoiserRuns:
         """Raises UserError for a process that cannot be trained, and sampling settings that cannot be drawn with."""
         check_sampling(recipe, recipe.sample)
         build.check_training(recipe.process)
+        check_best(recipe.evaluate.best, recipe.evaluate.every)
         self.settings, self.device = recipe, build.device(recipe.train.device)
         self.autoencoder = build.autoencoder(recipe, self.device)
 
@@ -74,14 +76,21 @@ class DenoiserRuns:
         guiding.guide(sampling, model.classes, model.guides(sampling))
 
     def pictures(self, run: Run[Recipe], facts: dict[str, Any]) -> list[Hook]:
-        """Samples of the moving average, the same seeds and classes each time: samples/step-NNNNNNN.png."""
-        every = self.settings.train.sample_every
-        return [Hook(every, lambda trainer: self._draw(run, trainer, facts))] if every else []
+        """Samples of the moving average, the same seeds and classes each time: samples/step-NNNNNNN.png; metrics."""
+        look = Looking(run, facts, lambda trainer: self._model(run, trainer, facts))
+        hooks = [
+            (self.settings.train.sample_every, lambda trainer: self._draw(run, trainer, facts)),
+            (self.settings.evaluate.every, look),
+        ]
+        return [Hook(every, call) for every, call in hooks if every]
 
-    def _draw(self, run: Run[Recipe], trainer: Trainer[Denoising], facts: dict[str, Any]) -> None:
+    def _model(self, run: Run[Recipe], trainer: Trainer[Denoising], facts: dict[str, Any]) -> Model:
         denoiser = dataclasses.replace(trainer.task.denoiser, net=trainer.ema.net)
         autoencoder = copy.copy(self.autoencoder)  # a store's own is read in the copy, and let go with it
-        model = Model(run, trainer.step, facts, denoiser, autoencoder, trainer.device)
+        return Model(run, trainer.step, facts, denoiser, autoencoder, trainer.device)
+
+    def _draw(self, run: Run[Recipe], trainer: Trainer[Denoising], facts: dict[str, Any]) -> None:
+        model = self._model(run, trainer, facts)
         names = model.names(run.recipe.sample)
         columns = min(len(names), 10) or GRID_ROWS
         labels = model.labels(columns * GRID_ROWS, range(len(names)))

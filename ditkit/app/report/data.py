@@ -79,6 +79,8 @@ class ReportData:
     samples: class name -> (N, C, H, W) uint8, drawn at ``guidance`` (None: unguided) and not picked; the name is ""
     where there are no classes. log: records of log.jsonl with step and any of loss, lr, grad_norm, images_per_s,
     seconds. progress: step -> samples (N, C, H, W) at that step, the same seeds and classes each time.
+    neighbours, feature_neighbours: in pixels, and in a network's features. evaluations: records of what was measured
+    during training, with step and metrics (key -> entry of metrics.json). protocol: what the metrics hang on.
     recipe: YAML text. command: what made this page.
     """
 
@@ -97,6 +99,9 @@ class ReportData:
     sweep: Sequence[GuidancePoint] | None = None
     trajectory: Trajectory | None = None
     neighbours: Neighbours | None = None
+    feature_neighbours: Neighbours | None = None
+    evaluations: Sequence[Mapping[str, Any]] | None = None
+    protocol: Mapping[str, Any] | None = None
     recipe: str | None = None
     environment: Mapping[str, Any] | None = None
     command: str | None = None

@@ -59,6 +59,16 @@ def _metric_row(key: str, metric: Metric) -> list[str]:
     return [text.title, number(metric.value), count, text.better or "–", metric.note or "–"]
 
 
+def protocol(data: ReportData) -> Html:
+    """What the metrics hang on, folded: results are comparable only where the hash is the same."""
+    rows = [[key, str(value)] for key, value in (data.protocol or {}).items()]
+    return element(
+        "details",
+        element("summary", "Two results are comparable only where the whole of this, so its hash, is the same"),
+        table([], rows, caption="What the metrics hang on"),
+    )
+
+
 def recipe(data: ReportData) -> Html:
     """The recipe, folded."""
     return element(

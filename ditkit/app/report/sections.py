@@ -117,9 +117,19 @@ def _symbol(index: str) -> Html:
 
 
 def neighbours(data: ReportData) -> Html:
-    """Samples beside their nearest training images, and how near that is compared with real held-out images."""
+    """Samples beside their nearest training images, in pixels."""
     assert data.neighbours is not None
-    near = data.neighbours
+    return _near(data.neighbours)
+
+
+def feature_neighbours(data: ReportData) -> Html:
+    """Samples beside their nearest training images, in the features of a network."""
+    assert data.feature_neighbours is not None
+    return _near(data.feature_neighbours)
+
+
+def _near(near: Neighbours) -> Html:
+    """Samples beside their nearest training images, and how near that is compared with real held-out images."""
     cards = []
     for i, sample_CHW in enumerate(as_array(near.samples)):
         images = np.concatenate([sample_CHW[None], as_array(near.nearest[i])])

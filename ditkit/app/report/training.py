@@ -12,7 +12,8 @@ from ditkit.app.report.charts import Dots, Line, Linear, Log, Scale, chart, smoo
 from ditkit.app.report.data import ReportData
 from ditkit.app.report.html import Html, element, join
 from ditkit.app.report.strips import filmstrip, sheet
-from ditkit.app.report.words import duration, number
+from ditkit.app.report.svg import Whiskers
+from ditkit.app.report.words import duration, metric_text, number
 
 _SMALL_CHARTS = {"lr": "Learning rate", "grad_norm": "Gradient norm", "images_per_s": "Images per second"}
 
@@ -85,6 +86,38 @@ def _small_chart(log: Sequence[Mapping[str, Any]], key: str, title: str) -> Html
         x_label="step",
         alt=alt,
     )
+
+
+def evaluations(data: ReportData) -> Html:
+    """The metrics that were measured during training over the steps, with their standard errors, a chart for each."""
+    records = sorted(data.evaluations or [], key=lambda record: record["step"])
+    keys = dict.fromkeys(key for record in records for key in record["metrics"])
+    counts = sorted({entry["samples"] for record in records for entry in record["metrics"].values()})
+    explain = (
+        f"Measured during training with few samples ({number(counts[0])}"
+        f"{'' if len(counts) == 1 else f' to {number(counts[-1])}'}): to be compared along a curve, not with other "
+        "numbers. Bars are one standard error."
+    )
+    charts = [_metric_chart(records, key) for key in keys]
+    return join(element("p", explain), element("div", *charts, class_="multiples"))
+
+
+def _metric_chart(records: Sequence[Mapping[str, Any]], key: str) -> Html:
+    found = [(r["step"], r["metrics"][key]) for r in records if key in r["metrics"]]
+    steps = np.asarray([step for step, _ in found], float)
+    values = np.asarray([entry["value"] for _, entry in found], float)
+    errors = np.asarray([entry.get("standard_error", 0.0) for _, entry in found], float)
+    text = metric_text(key)
+    best = {"lower": np.argmin, "higher": np.argmax}.get(text.better)
+    least = f", best at step {number(float(steps[best(values)]))}" if best else ""
+    alt = f"{text.title} from {number(values[0])} to {number(values[-1])} at step {number(steps[-1])}{least}."
+    marks = [
+        Whiskers(steps, values - errors, values + errors, "series-1"),
+        Line(steps, values, "series-1"),
+        Dots(steps, values, "series-1"),
+    ]
+    y = Linear.over(values - errors, values + errors)
+    return chart(text.title, marks, Linear.over(steps, margin=0.03), y, x_label="step", alt=alt)
 
 
 def progress(data: ReportData) -> Html:

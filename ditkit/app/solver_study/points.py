@@ -15,8 +15,8 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from ditkit.app import build
-from ditkit.app.measuring import Reference
 from ditkit.app.recipe import Sampling
+from ditkit.app.references import Reference
 from ditkit.app.run import Model, environment
 from ditkit.app.solver_study.choice import Task
 from ditkit.base.errors import UserError
@@ -155,7 +155,7 @@ class Judge:
         start = time.perf_counter()
         images, evaluations = self._drawn(task.sampling, labels, progress)
         seconds = time.perf_counter() - start
-        known = labels if "hits" in self.against.side.held else None  # what the reference lacks cannot be judged
+        known = labels if self.against.labelled else None  # what the reference lacks cannot be judged
         side = measure("samples", images, known, self.against.classifier, quantities=("features", "hits"))
         return Point(
             solver=str(task.choice),

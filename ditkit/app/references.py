@@ -1,0 +1,248 @@
+"""Floor 5: the real images that samples are measured against, in a network's eyes; measured once, then cached."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ditkit.app.recipe import Data
+from ditkit.app.stored import read_images
+from ditkit.base.errors import UserError
+from ditkit.base.files import expanded, sha256
+from ditkit.data.images import Images, load_images
+from ditkit.data.source import open_source
+from ditkit.data.store import is_store
+from ditkit.evaluate.classifier import Classifier, cached_classifier
+from ditkit.evaluate.images import check_same_shape, check_values
+from ditkit.evaluate.measured import BATCH, Side, observe
+from ditkit.evaluate.networks.network import FeatureNetwork, load_network
+from ditkit.evaluate.npz import read_statistics
+from ditkit.evaluate.reference import cached_reference, reference_fingerprint
+from ditkit.evaluate.suite import FEWEST, compare, needed
+
+MOST = 50_000
+"""Real images that are measured against, at most; of a larger set, evenly spaced ones."""
+LEARNED_BYTES = 2 * 2**30
+"""Pixels that the feature space "self" learns from, at most; of a larger set, evenly spaced ones."""
+SELF = "self"
+STATISTICS = {"mu.npy", "sigma.npy"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """With which eyes to measure. network: a feature network's name, or "self": a classifier of the reference.
+
+    weights: the network's file or folder; None: where it looks for them. scores: names; None: all that can be had.
+    """
+
+    network: str = SELF
+    weights: str | None = None
+    scores: tuple[str, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """Real images as statistics, and the network that saw them.
+
+    source: what the user called them by. fingerprint: of them, as they were brought to the samples' size.
+    space: the eyes and the scores. classes: the names behind the labels; empty where no sample's class can be judged.
+    """
+
+    source: str
+    fingerprint: str
+    network: FeatureNetwork
+    side: Side
+    space: Space
+    classes: tuple[str, ...] = ()
+
+    @property
+    def labelled(self) -> bool:
+        """Whether a sample's class can be judged: the network tells apart the classes of the reference."""
+        return "hits" in self.side.held
+
+    @property
+    def classifier(self) -> Classifier:
+        """The network of the space "self"."""
+        assert isinstance(self.network, Classifier)
+        return self.network
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """What is kept of samples for the space's scores."""
+        return needed(self.space.scores)
+
+    def scores(self, samples: Side) -> dict[str, dict[str, Any]]:
+        """The suite's scores of samples that were measured with the same network."""
+        return compare(self.side, samples, self.network, scores=self.space.scores)
+
+
+def open_reference(
+    source: str,
+    *,
+    shape: tuple[int, int, int],
+    classes: Sequence[str] | None,
+    space: Space,
+    folder: Path,
+    device: torch.device,
+    resize: bool = True,
+) -> Reference:
+    """The reference for samples of shape (C, H, W) whose labels number ``classes`` (none: no labels; None: its own).
+
+    source: any data source, a latent store (the images it was made from), or an .npz of ADM's with images, statistics
+    or both. folder: keeps classifier and statistics. resize: bring the images to the samples' size; else they must
+    have it. Raises UserError on images that do not fit, unknown classes, and a network or weights that are missing.
+    """
+    needed(space.scores)
+    if _holds_statistics(source):
+        return _of_statistics(source, shape, space, folder, device)
+    images, origin = _images(source, shape, resize)
+    names = tuple(images.classes if classes is None else classes)
+    return _of_images(source, images, origin, names, space, folder, device)
+
+
+def check_apart(samples: str, reference: str) -> None:
+    """Raises UserError where the samples are the reference itself: its distance to itself says nothing."""
+    both = [expanded(place) for place in (samples, reference)]
+    if both[0].resolve() == both[1].resolve() or (
+        not is_store(reference)
+        and not _holds_statistics(reference)
+        and open_source(samples).fingerprint() == open_source(reference).fingerprint()
+    ):
+        raise UserError(
+            f"--reference {reference} is what is to be measured, {samples}: expected real images; give other ones"
+        )
+
+
+def classes_of(source: str) -> tuple[str, ...]:
+    """The names of a reference's classes, before it is read; none for a store or statistics."""
+    return () if is_store(source) or _holds_statistics(source) else open_source(source).classes
+
+
+def _images(source: str, shape: tuple[int, int, int], resize: bool) -> tuple[Images, str]:
+    """The images in the samples' shape, at most ``MOST``, and the fingerprint of where they are from."""
+    channels, height, width = shape
+    if is_store(source):
+        images, origin = read_images(Data(source=source)), f"store {source}"
+    else:
+        opened = open_source(source)
+        images = load_images(opened, size=(height, width) if resize else None, channels=channels)
+        origin = opened.fingerprint()
+    if len(images) < FEWEST:
+        raise UserError(f"--reference {source} has {len(images)} images, expected at least {FEWEST}: add images")
+    first = images.get(torch.zeros(1).long())
+    check_same_shape("samples", torch.empty(1, *shape), f"images of --reference {source}", first)
+    return evenly(images, MOST), origin
+
+
+def evenly(images: Images, most: int) -> Images:
+    """The images, or evenly spaced ones of more than ``most``."""
+    if len(images) <= most:
+        return images
+    return images.subset(torch.linspace(0, len(images) - 1, most).long())
+
+
+def _labels(images: Images, classes: Sequence[str], source: str) -> Tensor | None:
+    """The reference's labels in the samples' numbering; None where there are no two classes to tell apart."""
+    labels = matched_labels(images, classes, f"--reference {source}")
+    return labels if len(classes) > 1 else None
+
+
+def matched_labels(real: Images, classes: Sequence[str], option: str) -> Tensor | None:
+    """The images' labels (N,) as places in ``classes``, matched by name; None where either has no classes.
+
+    option: what gave the images, for the UserError about a class that the model does not know.
+    """
+    if not classes or real.labels is None:
+        return None
+    missing = [c for c in real.classes if c not in classes]
+    if missing:
+        raise UserError(
+            f"{option} has the class {missing[0]!r}, which the model does not know (it knows "
+            f"{', '.join(classes[:10])}): give images of the classes that it was trained on"
+        )
+    numbers = torch.tensor([list(classes).index(c) for c in real.classes])
+    return numbers[real.labels]
+
+
+def _of_images(
+    source: str,
+    images: Images,
+    origin: str,
+    classes: tuple[str, ...],
+    space: Space,
+    folder: Path,
+    device: torch.device,
+) -> Reference:
+    labels = _labels(images, classes, source)
+    network = _network(space, images, labels, len(classes), folder, device)
+    seen = f"{origin}, {len(images)} of {images.shape}, classes {classes if labels is not None else 'none'}"
+    fingerprint = reference_fingerprint(seen, network, needed(space.scores))
+    measure = functools.partial(_measure, images, labels, network, needed(space.scores))
+    side = cached_reference(folder / "references", fingerprint, measure)
+    return Reference(source, fingerprint, network, side, space, classes if labels is not None else ())
+
+
+def _network(
+    space: Space, images: Images, labels: Tensor | None, num_classes: int, folder: Path, device: torch.device
+) -> FeatureNetwork:
+    if space.network != SELF:
+        return load_network(space.network, space.weights, device)
+    C, H, W = images.shape
+    rows = torch.arange(len(images))
+    if len(images) * C * H * W > LEARNED_BYTES:
+        rows = torch.linspace(0, len(images) - 1, LEARNED_BYTES // (C * H * W)).long()
+    return cached_classifier(
+        folder / "classifier",
+        images.get(rows),
+        None if labels is None else labels[rows],
+        num_classes=num_classes if labels is not None else None,
+        device=device,
+    )
+
+
+def _measure(images: Images, labels: Tensor | None, network: FeatureNetwork, quantities: Sequence[str]) -> Side:
+    """The images' side, a batch at a time: they need not fit in memory."""
+    side = Side(len(images))
+    for rows in tqdm(torch.arange(len(images)).split(BATCH), "features of the reference", delay=2, leave=False):
+        batch = images.get(rows)
+        if not side.count:
+            check_values("reference images", batch)
+        observe(side, network, batch, rows, quantities, labels=None if labels is None else labels[rows])
+    return side
+
+
+def _holds_statistics(source: str) -> bool:
+    path = expanded(source)
+    if path.suffix.lower() != ".npz" or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return set(archive.namelist()) >= STATISTICS
+
+
+def _of_statistics(
+    source: str, shape: tuple[int, int, int], space: Space, folder: Path, device: torch.device
+) -> Reference:
+    """ADM's file: its statistics, and what only images give (recall) of the images in it, where there are some."""
+    if space.network == SELF:
+        raise UserError(
+            f"--reference {source} holds statistics of a network's features, which --network self does not know: name "
+            "the network that they are of (inception, for ADM's files), or give images"
+        )
+    held = read_statistics(expanded(source))
+    if held.count:
+        images, origin = _images(source, shape, resize=False)
+        found = _of_images(source, images, origin, (), space, folder, device)
+        found.side.held.update(held.held)
+        found.side.count = min(found.side.count, held.count)
+        return found
+    network = load_network(space.network, space.weights, device)
+    fingerprint = reference_fingerprint(f"statistics {sha256(expanded(source))}", network, held.held)
+    return Reference(source, fingerprint, network, held, space)

@@ -1,0 +1,141 @@
+"""Floor 5: what is measured: samples that a run draws as they are asked for, or images that are there already."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ditkit.app import build
+from ditkit.app.classes import parse_classes
+from ditkit.app.recipe import Sampling
+from ditkit.app.run import Model
+from ditkit.base.errors import UserError
+from ditkit.base.rng import generator
+from ditkit.data.images import Images, load_images
+from ditkit.data.source import open_source
+from ditkit.evaluate.parts import Given
+from ditkit.evaluate.suite import FEWEST
+
+LABELS = {"balanced": "balanced: each class in turn", "random": "random: each class as likely, drawn from the seed"}
+"""How a sample's class is chosen, in the protocol's words."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How samples are drawn. seed: of the first; the next ones count up. labels: a key of LABELS.
+
+    weights: "ema", or another file of weights in the checkpoint.
+    """
+
+    sampling: Sampling
+    num: int
+    seed: int = 0
+    labels: str = "balanced"
+    weights: str = "ema"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSamples:
+    """A run's samples by a plan (see ``parts.Samples``); labels: (num,) or None."""
+
+    model: Model
+    plan: Plan
+    labels: Tensor | None
+
+    @classmethod
+    def of(cls, model: Model, plan: Plan) -> RunSamples:
+        """The samples, their labels drawn."""
+        classes = len(model.names(plan.sampling))
+        return cls(model, plan, _CHOICE[plan.labels](classes, plan) if classes else None)
+
+    def __len__(self) -> int:
+        return self.plan.num
+
+    def part(self, rows: range) -> Given:
+        """See ``parts.Samples``."""
+        labels = None if self.labels is None else self.labels[rows.start : rows.stop]
+        first = self.plan.seed
+        images = self.model.draw(range(first + rows.start, first + rows.stop), labels, self.plan.sampling)
+        return Given(images, labels)
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What the samples hang on besides the model."""
+        plan, recipe = self.plan, self.model.run.recipe
+        sampling = dataclasses.asdict(plan.sampling)
+        del sampling["batch_size"]  # changes no image
+        half = build.autocast(recipe.train.precision, self.model.device)
+        return {
+            "sampling": sampling,
+            "labels": "none" if self.labels is None else LABELS[plan.labels],
+            "seeds": [plan.seed, plan.seed + plan.num - 1],
+            "weights": plan.weights,
+            "ema_decay": recipe.train.ema_decay if plan.weights == "ema" else None,
+            "autoencoder": self.model.autoencoder.identity,
+            "dtype": str(half or torch.float32).removeprefix("torch."),
+        }
+
+
+def _balanced(classes: int, plan: Plan) -> Tensor:
+    return torch.arange(plan.num) % classes
+
+
+def _random(classes: int, plan: Plan) -> Tensor:
+    draws = generator(plan.seed, "evaluate.labels")
+    return (torch.rand(plan.num, dtype=torch.float64, generator=draws) * classes).long()
+
+
+_CHOICE = {"balanced": _balanced, "random": _random}
+
+
+@dataclasses.dataclass(frozen=True)
+class FileSamples:
+    """The images of a folder, an .npz or any other source (see ``parts.Samples``).
+
+    labels: (N,) or None. captions: one each, or None.
+    """
+
+    images: Images
+    labels: Tensor | None
+    captions: tuple[str, ...] | None
+    fingerprint: str
+
+    @classmethod
+    def open(cls, source: str) -> FileSamples:
+        """The samples in a source. Raises UserError where there are too few to be measured."""
+        opened = open_source(source)
+        images = load_images(opened)
+        if len(images) < FEWEST:
+            raise UserError(f"{source} has {len(images)} images, expected at least {FEWEST} (better 1,000): add some")
+        captions = None if opened.captions is None else tuple(str(opened.captions[i]) for i in images.indices.tolist())
+        return cls(images, images.labels, captions, opened.fingerprint())
+
+    def numbered(self, classes: Sequence[str]) -> FileSamples:
+        """The samples with labels that number ``classes``, matched by name or, as in ADM's files, by number.
+
+        Without classes there are no labels. Raises UserError on a class that is none of them.
+        """
+        if self.labels is None or not classes:
+            return dataclasses.replace(self, labels=None)
+        names = ",".join(self.images.classes)
+        places = torch.tensor(parse_classes(names, classes, "the samples' class"))
+        return dataclasses.replace(self, labels=places[self.labels])
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def part(self, rows: range) -> Given:
+        """See ``parts.Samples``."""
+        chosen = torch.arange(rows.start, rows.stop)
+        labels = None if self.labels is None else self.labels[chosen]
+        captions = None if self.captions is None else self.captions[rows.start : rows.stop]
+        return Given(self.images.get(chosen), labels, captions)
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What is known of them: their classes, where their folders tell."""
+        return {"labels": "as their folders or labels say" if self.labels is not None else "none"}

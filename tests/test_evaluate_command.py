@@ -1,0 +1,345 @@
+"""ditkit evaluate as a user calls it: sweeps, kills, processes, images as samples, protocols that must agree."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ditkit.app import measuring, references
+from ditkit.app.commands.evaluate import main
+from ditkit.app.evaluating import comparison
+from ditkit.app.references import Space, open_reference
+from ditkit.app.run import Model, load_model, open_run
+from ditkit.app.samples import Plan, RunSamples
+from ditkit.base.workers import Workers
+from ditkit.evaluate import parts as parts_module
+from ditkit.evaluate.copies import feature_copy_report
+from ditkit.evaluate.npz import write_statistics
+from ditkit.evaluate.parts import Store, collect, parts_of
+from ditkit.evaluate.protocol import differences, protocol_hash
+from tests.running import CALM, ditkit, draw_images, environment, made, train
+from tests.test_refusals import assert_refused
+
+NUM = 300
+"""Three parts of 128."""
+
+
+@pytest.fixture(scope="module")
+def mine(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with classes, with its classifier and its statistics: they are made once."""
+    folder = tmp_path_factory.mktemp("evaluated") / "run"
+    shutil.copytree(run, folder)
+    made(ditkit("evaluate", folder, "--num", NUM))
+    return folder
+
+
+@pytest.fixture
+def copied(mine: Path, tmp_path: Path) -> Path:
+    """The same, to be changed."""
+    shutil.copytree(mine, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def read(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def numbers(found: dict[str, Any]) -> dict[str, Any]:
+    """All that two runs of one protocol must agree in."""
+    return {k: v for k, v in found.items() if k not in ("about", "seconds_per_sample")}
+
+
+def test_numbers_carry_their_protocol_and_two_runs_of_it_agree(mine: Path, copied: Path) -> None:
+    made(ditkit("evaluate", copied, "--num", NUM, "--batch-size", 50))
+    found, again = read(mine), read(copied)
+    assert numbers(found) == numbers(again)
+    protocol = found["protocol"]
+    assert found["protocol_hash"] == protocol_hash(protocol)
+    assert {"samples", "sampling", "labels", "seeds", "weights", "ema_decay", "autoencoder", "dtype"} <= protocol.keys()
+    assert {"feature_space", "reference", "standard_error", "versions"} <= protocol.keys()
+    assert protocol["feature_space"]["hash"]
+    assert protocol["samples"] == NUM
+    assert found["frechet_distance"]["standard_error"] > 0
+    assert not (copied / ".evaluating").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "place"),
+    [
+        (["--guidance", 2], "sampling.guidance"),
+        (["--steps", 3], "sampling.steps"),
+        (["--labels", "random"], "labels"),
+        (["--weights", "weights"], "weights"),
+        (["--seed", 1], "seeds"),
+    ],
+)
+def test_whatever_changes_the_numbers_changes_the_hash(mine: Path, copied: Path, option: list[Any], place: str) -> None:
+    made(ditkit("evaluate", copied, "--num", NUM, *option))
+    assert place in differences(read(mine)["protocol"], read(copied)["protocol"])
+    comparable, said = comparison(mine, copied)
+    assert not comparable
+    assert place in said
+    assert ditkit("evaluate", "--compare", mine, copied).code == 1
+
+
+def test_results_of_one_protocol_are_compared_with_their_errors(mine: Path, copied: Path) -> None:
+    said = made(ditkit("evaluate", "--compare", mine, copied / "metrics.json"))
+    assert "comparable: both by protocol" in said.out
+    assert "+0 ±" in said.out
+    path = copied / "metrics.json"
+    path.write_text(path.read_text().replace('"guidance": 1.5', '"guidance": 1.6'))
+    assert_refused(ditkit("evaluate", "--compare", mine, copied), "protocol_hash", "delete it")
+    assert_refused(ditkit("evaluate", "--compare", mine, copied / "nothing.json"), "nothing.json")
+
+
+class Stopped(Exception):  # noqa: N818
+    """Stands for a kill."""
+
+
+def test_a_kill_while_drawing_loses_one_part(copied: Path, mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    draw = Model.draw
+
+    def counted(self: Model, seeds: range, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if len(drawn) == 2:
+            drawn.clear()
+            raise Stopped
+        drawn.append(seeds[0])
+        return draw(self, seeds, *args, **kwargs)
+
+    (copied / "metrics.json").unlink()
+    monkeypatch.setattr(Model, "draw", counted)
+    with pytest.raises(Stopped):
+        main([str(copied), "--num", str(NUM)])
+    assert sorted(p.name for p in copied.glob(".evaluating/*/*")) == [
+        "000000000-000000128.safetensors",
+        "000000128-000000256.safetensors",
+    ]
+    made(ditkit("evaluate", copied, "--num", NUM))
+    assert drawn == [256]
+    assert numbers(read(copied)) == numbers(read(mine))
+
+
+def test_two_processes_give_the_numbers_of_one(copied: Path, mine: Path) -> None:
+    (copied / "metrics.json").unlink()
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "--"]
+    command += ["ditkit.app.cli", "evaluate", str(copied), "--num", str(NUM)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("written to") == 1
+    assert numbers(read(copied)) == numbers(read(mine))
+
+
+class Apart(Workers):
+    """Two processes that do not wait for one another."""
+
+    def wait(self) -> None:
+        """Returns."""
+
+
+def test_processes_share_the_parts(mine: Path, tmp_path: Path) -> None:
+    model = load_model(open_run(mine))
+    against = measuring.reference(model, None)
+    samples, parts = RunSamples.of(model, Plan(model.run.recipe.sample, NUM)), parts_of(NUM)
+    store = Store(tmp_path, "f")
+    assert not list(collect(samples, against.network, parts, store=store, workers=Apart(1, 2), progress=None))
+    assert [store.has(rows) for rows in parts] == [False, True, False]
+    assert not Store(tmp_path, "other").has(parts[1])  # a stale one is not taken
+    assert not store.has(parts[1], images=True)
+    found = list(collect(samples, against.network, parts, store=store, workers=Apart(0, 2), progress=None))
+    assert [part.rows for part in found] == parts
+
+
+def test_a_sweep_measures_every_combination_and_its_reference_once(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(copied / "references")
+    seen: list[int] = []
+    measure: Callable[..., Any] = references._measure
+    monkeypatch.setattr(references, "_measure", lambda *args: seen.append(1) or measure(*args))
+    sweep = ["--sweep.guidance", 1, 3, "--sweep.solver", "ddim", "heun@quadratic", "--sweep.weights", "ema", "weights"]
+    said = made(ditkit("evaluate", copied, "--num", 20, *sweep))
+    results = json.loads((copied / "sweep" / "results.json").read_text())
+    assert len(results) == len({r["protocol_hash"] for r in results}) == 8
+    assert {r["protocol"]["sampling"]["grid"] for r in results} == {"uniform", "quadratic"}
+    assert len(seen) == 1
+    assert "guidance 3.0, solver heun" in said.out
+    assert "guidance 3.0" in (copied / "sweep" / "table.md").read_text()
+    assert (copied / "sweep" / "plot.svg").read_text().startswith("<svg")
+    made(ditkit("evaluate", copied, "--num", 20, *sweep[:3]))
+    assert len(seen) == 1  # the cache on disk
+
+
+def test_errors_over_sets_of_samples(copied: Path) -> None:
+    made(ditkit("evaluate", copied, "--num", 20, "--repeats", 3))
+    found = read(copied)
+    entry = found["frechet_distance"]
+    assert len(entry["values"]) == 3
+    assert entry["value"] == pytest.approx(np.mean(entry["values"]))
+    assert entry["standard_error"] == pytest.approx(np.std(entry["values"], ddof=1) / 3**0.5, rel=1e-2)
+    assert found["protocol"]["seeds"] == [0, 59]
+    assert "over 3 sets" in found["protocol"]["standard_error"]
+
+
+def test_labels_are_balanced_or_drawn(mine: Path) -> None:
+    model = load_model(open_run(mine))
+    sampling = model.run.recipe.sample
+    balanced = RunSamples.of(model, Plan(sampling, 400)).labels
+    drawn = [RunSamples.of(model, Plan(sampling, n, labels="random")).labels for n in (400, 200)]
+    assert balanced is not None
+    assert drawn[0] is not None
+    assert drawn[1] is not None
+    assert balanced.bincount().tolist() == [200, 200]
+    assert drawn[0].bincount().tolist() != [200, 200]
+    assert drawn[0].bincount().min() > 160
+    assert torch.equal(drawn[0][:200], drawn[1])
+
+
+def test_written_samples_are_measured_to_the_same_numbers(copied: Path, pets: Path, tmp_path: Path) -> None:
+    file = tmp_path / "samples.npz"
+    made(ditkit("evaluate", copied, "--num", NUM, "--npz", file, "--network", "self"))
+    with np.load(file) as arrays:
+        assert arrays["arr_0"].shape == (NUM, 8, 8, 3)
+        assert arrays["arr_0"].dtype == np.uint8
+    folder = tmp_path / "folder"
+    made(ditkit("sample", copied, "--num", NUM, "--out", folder / "all"))
+    (folder / "all" / "grid.png").unlink()
+    labels = {p.name: "cat" if "class0" in p.name else "dog" for p in (folder / "all").iterdir()}
+    for name, label in labels.items():
+        (folder / label).mkdir(exist_ok=True)
+        (folder / "all" / name).rename(folder / label / name)
+    (folder / "all").rmdir()
+    said = made(ditkit("evaluate", folder, "--reference", pets, "--out", tmp_path / "out"))
+    assert "frechet_distance" in said.out
+    ours, files = read(copied), read(tmp_path / "out")
+    for key in ("frechet_distance", "precision", "recall", "class_accuracy", "coverage"):
+        assert files[key]["value"] == pytest.approx(ours[key]["value"], rel=1e-4, abs=1e-6), key
+    made(ditkit("evaluate", file, "--reference", pets))
+    assert read(tmp_path / "samples-evaluation")["frechet_distance"]["samples"] == NUM
+
+
+def test_statistics_and_images_in_one_file_as_adm_has_them(
+    mine: Path, pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(open_run(mine))
+    against = measuring.reference(model, None)
+    monkeypatch.setattr(references, "load_network", lambda *args: against.network)
+    write_statistics(tmp_path / "statistics.npz", against.side)
+    how = {"shape": model.shape, "classes": model.classes, "folder": tmp_path, "device": model.device}
+    only = open_reference(str(tmp_path / "statistics.npz"), space=Space("given"), **how)
+    samples = RunSamples.of(model, Plan(model.run.recipe.sample, NUM))
+    ours, theirs = (measuring.measure(samples, each, progress=None) for each in (against, only))
+    assert ours is not None
+    assert theirs is not None
+    assert "recall" not in theirs.scores
+    assert theirs.scores["frechet_distance"]["value"] == pytest.approx(ours.scores["frechet_distance"]["value"])
+    assert_refused(ditkit("evaluate", mine, "--reference", tmp_path / "statistics.npz"), "self", "inception")
+    images = np.zeros((9, 8, 8, 1), np.uint8)
+    images[:, :4] = np.arange(9)[:, None, None, None] * 25
+    with np.load(tmp_path / "statistics.npz") as arrays:
+        np.savez(tmp_path / "both.npz", arr_0=images, **arrays)
+    both = open_reference(str(tmp_path / "both.npz"), space=Space("given"), **how)
+    scores = measuring.measure(samples, both, progress=None)
+    assert scores is not None
+    assert "recall" in scores.scores
+    assert scores.scores["frechet_distance"]["value"] == pytest.approx(theirs.scores["frechet_distance"]["value"])
+
+
+def test_what_cannot_be_measured_is_refused_in_one_line(mine: Path, pets: Path, tmp_path: Path) -> None:
+    few = draw_images(tmp_path / "few", ["a.png", "b.png"])
+    wide = draw_images(tmp_path / "wide", [f"{i}.png" for i in range(9)], size=(8, 9))
+    bird = draw_images(tmp_path / "birds", [f"bird/{i}.png" for i in range(9)])
+    np.savez(tmp_path / "floats.npz", arr_0=np.full((9, 8, 8, 3), np.nan, np.float32))
+    for args, *words in [
+        ([few, "--reference", pets], "2 images", "at least 4"),
+        ([mine, "--reference", few], "2 images", "at least 4"),
+        ([wide, "--reference", pets], "8x9", "8x8"),
+        ([pets, "--reference", pets], "to be measured", "give other ones"),
+        ([bird, "--reference", pets], "unknown class 'bird'"),
+        ([tmp_path / "floats.npz", "--reference", pets], "float32", "uint8"),
+        ([pets], "--reference"),
+        ([pets, "--reference", wide, "--num", 9], "no run"),
+        ([], "what to measure"),
+        ([mine, "--scores", "fidd"], "unknown score 'fidd'"),
+        ([mine, "--network", "inceptionn"], "unknown feature network", "inception"),
+        ([mine, "--weights", "optimizer"], "no weights 'optimizer'", "ema"),
+        ([mine, "--sweep.solver", "ddimm"], "ddimm", "ddim"),
+        ([mine, "--sweep.guidance", 1, 2, "--npz", tmp_path / "s.npz"], "2 sets"),
+        ([tmp_path / "nowhere", "--reference", pets], "nowhere"),
+    ]:
+        assert_refused(ditkit("evaluate", *args), *words)
+    assert not list(mine.glob(".evaluating/*"))
+
+
+def test_a_stale_part_or_reference_is_not_taken(copied: Path, mine: Path, tmp_path: Path) -> None:
+    for path in (copied / "references").iterdir():
+        path.write_bytes(b"damaged")
+    made(ditkit("evaluate", copied, "--num", NUM))
+    assert numbers(read(copied)) == numbers(read(mine))
+
+
+def test_parts_do_not_depend_on_what_is_drawn_at_once() -> None:
+    assert parts_of(300) == [range(0, 128), range(128, 256), range(256, 300)]
+    assert parts_of(300, 50) == parts_of(300)
+    assert parts_of(300, 200) == [range(0, 256), range(256, 300)]
+    assert parts_module.PART == 128
+
+
+def test_copies_are_found_in_features_too() -> None:
+    draws = torch.Generator().manual_seed(0)
+    training, heldout, new = (torch.randn(n, 8, generator=draws) for n in (400, 60, 30))
+    found = feature_copy_report(torch.cat([new, training[:5] + 1e-3]), training, heldout, progress=False)
+    assert {30, 31, 32, 33, 34} <= set(found.copies.tolist())
+    assert len(found.copies) <= 6
+    assert found.rows[30:, 0].tolist() == list(range(5))
+
+
+LOOK = ["--evaluate-every", 2, "--evaluate.every-num", 20, "--evaluate.best", "frechet_distance", "--data.heldout", 0.2]
+
+
+def test_training_measures_itself_and_keeps_the_best(pets: Path, tmp_path: Path) -> None:
+    made(train(pets, tmp_path / "a", *LOOK, *CALM, "--train.steps", 6))
+    made(train(pets, tmp_path / "b", *CALM, "--train.steps", 6, "--data.heldout", 0.2))
+    files = [tmp_path / r / "checkpoints" / "step-0000006" / "weights.safetensors" for r in "ab"]
+    assert files[0].read_bytes() == files[1].read_bytes()  # looking changes no training
+    records = [r for r in open_run(tmp_path / "a").records() if r.get("event") == "evaluate"]
+    assert [r["step"] for r in records] == [2, 4, 6]
+    values = {r["step"]: r["metrics"]["frechet_distance"]["value"] for r in records}
+    best = min(values, key=values.__getitem__)
+    assert [p.name for p in (tmp_path / "a" / "best").iterdir()] == [f"step-{best:07d}"]
+    made(ditkit("evaluate", tmp_path / "a" / "best" / f"step-{best:07d}", "--num", 20))
+    found = read(tmp_path / "a")
+    assert found["about"]["step"] == best
+    assert found["frechet_distance"]["value"] == values[best]  # the same code, seeds and labels
+    made(ditkit("report", tmp_path / "a"))
+    page = (tmp_path / "a" / "report.html").read_text()
+    for words in ("Metrics over training", "Measured during training with few samples", found["protocol_hash"][:64]):
+        assert words in page
+    assert page.count("Left in each strip a sample") == 2
+
+
+def test_a_resumed_training_measures_as_one_that_was_not_stopped(pets: Path, tmp_path: Path) -> None:
+    made(train(pets, tmp_path / "r", *LOOK, *CALM))
+    made(ditkit("train", "--resume", tmp_path / "r", "--train.steps", 6))
+    made(train(pets, tmp_path / "whole", *LOOK, *CALM, "--train.steps", 6))
+    folders = [tmp_path / "r", tmp_path / "whole"]
+    resumed, whole = ([r for r in open_run(f).records() if r.get("event") == "evaluate"] for f in folders)
+    assert resumed == whole
+    best = [[p.name for p in (f / "best").iterdir()] for f in folders]
+    assert best[0] == best[1]
+
+
+def test_a_best_metric_that_cannot_be_is_refused(pets: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r"
+    assert_refused(train(pets, out, "--evaluate-every", 2, "--evaluate.best", "fidd"), "fidd", "frechet_distance")
+    assert_refused(train(pets, out, "--evaluate.best", "recall"), "--evaluate-every")
+    assert not out.exists()
