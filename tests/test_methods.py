@@ -58,7 +58,7 @@ def draw(run: Path, out: Path, *options: object, steps: int = 4) -> None:
 def test_every_path_and_row_trains_and_draws(path: str, few: Path, tmp_path: Path) -> None:
     for i, row in enumerate(ROWS):
         process = ["--process.path", path, "--process.prediction", row]
-        run = trained(few, tmp_path / row, *process)
+        run = trained(few, tmp_path / row, *process, "--sample.grid", "log_snr")  # from just below t = 1
         solver = ("dpmpp_2m", "euler", "unipc")[i % 3]
         draw(run, tmp_path / f"{row}-drawn", "--solver", solver, "--grid", ("karras", "log_snr")[i % 2])
 

@@ -71,7 +71,8 @@ OTHERS = {
     "sample.guidance_negative": "cat", "sample.guidance_weak": "runs/weak",
     "sample.guidance_weak_weights": "weights",
     "sample.guidance_classifier": "runs/classifier",
-    "evaluate.sweep": (1.0, 7.0),
+    "evaluate.sweep": (1.0, 7.0), "evaluate.best": "recall",
+    "data.crop": "random", "data.crop_options": {"least": 0.5},
 }  # fmt: skip
 """Values other than the default for the leaves that are no numbers or switches."""
 
@@ -88,9 +89,14 @@ def other(leaf: str) -> Any:
     return 5
 
 
+def flag_of(leaf: str) -> str:
+    """The option that sets a leaf."""
+    return {"data.source": "--data", "evaluate.every": "--evaluate-every"}.get(leaf, f"--{leaf.replace('_', '-')}")
+
+
 def words(leaf: str, value: Any) -> list[str]:
     """The command-line arguments that set a leaf."""
-    flag = "--data" if leaf == "data.source" else f"--{leaf.replace('_', '-')}"
+    flag = flag_of(leaf)
     if isinstance(value, bool):
         *path, last = flag.removeprefix("--").split(".")
         return [flag] if value else ["--" + ".".join([*path, f"no-{last}"])]
@@ -120,8 +126,7 @@ def test_every_leaf_can_be_overridden_and_is_kept(leaf: str, monkeypatch: pytest
 def test_help_names_every_leaf_with_its_type_default_and_meaning() -> None:
     said = made(ditkit("train", "digits", "--help")).out
     for leaf in leaves(Recipe):
-        flag = "--data " if leaf == "data.source" else f"--{leaf.replace('_', '-')}"
-        assert flag in said, leaf
+        assert flag_of(leaf) + " " in said, leaf
     assert "--train.lr FLOAT" in said
     assert load_recipe("digits").train.batch_size != Recipe().train.batch_size
     assert f"Images per optimiser step. (default: {load_recipe('digits').train.batch_size})" in said

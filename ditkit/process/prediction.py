@@ -70,7 +70,7 @@ class Prediction(ABC):
         first = float(t.reshape(-1)[~_regular(determinant).reshape(-1)][0])
         at = torch.tensor(first, dtype=torch.float64)
         alpha, sigma = float(path.alpha(at)), float(path.sigma(at))
-        remedy = "start the grid below it" if first > 0.5 else "end the grid above it"
+        remedy = "start the grid below it (grid log_snr does)" if first > 0.5 else "end the grid above it"
         return UserError(
             f"prediction {self.name!r} on path {path.name!r} is singular at t = {first:g}, where alpha = {alpha:.3g} "
             f"and sigma = {sigma:.3g}: it does not tell the image from the noise; {remedy}, or use prediction v"
