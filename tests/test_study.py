@@ -23,6 +23,7 @@ from ditkit.base.errors import UserError
 from ditkit.evaluate import classifier
 from ditkit.evaluate.frechet import Gaussian, frechet_gaussian
 from ditkit.evaluate.jackknife import GROUPS, left_out, standard_error
+from ditkit.evaluate.measured import measure
 from ditkit.evaluate.statistics import Moments
 from tests.running import ditkit, environment, made
 
@@ -170,7 +171,7 @@ def test_a_point_is_measured_as_evaluate_measures(studied: Path) -> None:
     against = measuring.reference(model, None)
     settings = Choice.parse("ddim").over(model.run.recipe.sample, 4)
     drawn = measuring.draw(model, settings, 24, 0, "")
-    scores = against.scores(drawn.images, drawn.labels)
+    scores = against.scores(measure("samples", drawn.images, drawn.labels, against.network))
     point = points(studied)["ddim", 4]
     assert point["frechet_distance"] == pytest.approx(scores["frechet_distance"]["value"])
     assert point["class_accuracy"] == pytest.approx(scores["class_accuracy"]["value"])

@@ -139,7 +139,10 @@ def _files(options: Options, place: str, workers: Workers) -> int:
     if drawing or options.repeats > 1 or options.sweep != Sweep() or options.how != How():
         raise UserError(f"{place} is no run, its images are measured as they are: leave out what says how to draw")
     if options.reference is None:
-        raise UserError(f"--reference is missing: expected the real images to measure {place} against")
+        what = "is not a run (it has no recipe.yaml)" if Path(place).exists() else "does not exist"
+        raise UserError(
+            f"{place} {what}: expected a run, or images and their --reference, the real ones to compare with"
+        )
     check_apart(place, options.reference)
     samples, device = FileSamples.open(place), build.device(workers.device(options.device or "auto"))
     samples.numbered(classes_of(options.reference))  # an unknown class is said before long work
