@@ -350,3 +350,9 @@ def test_numbers_in_words():
     assert shown == ["0.9621", "12.35", "1,234", "3", "1.23e-05", "not finite"]
     shown = [duration(s) for s in (0.0413, 3.21, 59.97, 312, 7500)]
     assert shown == ["41.3 ms", "3.21 s", "1 min 00 s", "5 min 12 s", "2 h 05 min"]
+
+
+def test_an_axis_with_a_floor_holds_what_is_below_it() -> None:
+    assert Linear.over(np.array([1.0, 2.0]), floor=0.99).low == 0.99
+    unbiased = np.array([6e-4, -6e-4])  # an estimate of a distance that is nearly 0
+    assert (Linear.over(unbiased, np.zeros(1), floor=0)(unbiased) >= 0).all()

@@ -33,10 +33,10 @@ class Linear:
 
     @classmethod
     def over(cls, *values: np.ndarray, margin: float = 0.05, floor: float | None = None) -> Linear:
-        """The axis over all values with a margin on both sides, not below ``floor``."""
+        """The axis over all values with a margin on both sides, below ``floor`` only where a value is."""
         low, high = _extent(values)
         pad = (high - low) * margin
-        bottom = low - pad if floor is None else max(floor, low - pad)
+        bottom = low - pad if floor is None or low < floor else max(floor, low - pad)
         return cls(bottom, high + pad)
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
