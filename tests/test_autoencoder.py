@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ditkit.app import build, training
 from ditkit.app.commands import info
-from ditkit.app.recipe import Data, Model, Recipe, Sampling, load_recipe
+from ditkit.app.recipe import Data, Model, Recipe, Sampling
+from ditkit.app.recipe_files import load_recipe
 from ditkit.app.run import load_model, open_run
 from ditkit.base.errors import UserError
 from ditkit.base.rng import generator

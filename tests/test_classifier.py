@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from ditkit.app.kinds.classifier import load_classifier_run
-from ditkit.app.recipe import ClassifierRecipe, from_yaml, load_recipe, to_yaml
+from ditkit.app.recipe import ClassifierRecipe
+from ditkit.app.recipe_files import from_yaml, load_recipe, to_yaml
 from ditkit.backbones.classifier import NoisyClassifier
 from ditkit.backbones.dit import DiT
 from ditkit.base.errors import UserError

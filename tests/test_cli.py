@@ -22,7 +22,8 @@ from PIL import Image
 from ditkit import __version__
 from ditkit.app import build, measuring, training
 from ditkit.app.cli import commands
-from ditkit.app.recipe import Measuring, Sampling, load_recipe
+from ditkit.app.recipe import Measuring, Sampling
+from ditkit.app.recipe_files import load_recipe
 from ditkit.app.run import load_model, open_run
 from ditkit.base import registry
 from ditkit.condition import Condition

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ditkit.app import reconstructing
 from ditkit.app.kinds.autoencoder import autoencoder, settled
-from ditkit.app.recipe import AutoencoderNetwork, AutoencoderRecipe, load_recipe
+from ditkit.app.recipe import AutoencoderNetwork, AutoencoderRecipe
+from ditkit.app.recipe_files import load_recipe
 from ditkit.base.errors import UserError
 from ditkit.base.rng import generator
 from ditkit.condition import Condition

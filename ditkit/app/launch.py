@@ -12,7 +12,8 @@ import tyro
 from pydantic.dataclasses import dataclass
 
 from ditkit.app.cli import parse
-from ditkit.app.recipe import AnyRecipe, load_recipe
+from ditkit.app.recipe import AnyRecipe
+from ditkit.app.recipe_files import load_recipe
 from ditkit.base.errors import UserError
 from ditkit.train.settings import STRICT
 

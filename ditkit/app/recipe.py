@@ -5,17 +5,13 @@ run's folder keeps it and reads it back strictly. Imports no torch.
 from __future__ import annotations
 
 import dataclasses
-import runpy
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import tyro
-import yaml
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from ditkit.app.names import named
-from ditkit.base.errors import UserError, nearest
 from ditkit.train.settings import STRICT, BelowOne, LoopSettings, Positive, Probability, TrainSettings
 
 
@@ -271,135 +267,3 @@ class AnyRecipe(Protocol):
     def seed(self) -> int:
         """Seed of everything that is drawn in training."""
         ...
-
-
-R = TypeVar("R", bound=AnyRecipe)
-
-
-def to_yaml(recipe: AnyRecipe) -> str:
-    """The recipe as YAML, every leaf written out."""
-    leaves = TypeAdapter(type(recipe)).dump_python(recipe, mode="json")
-    return yaml.safe_dump({"kind": recipe.kind, **leaves}, sort_keys=False)
-
-
-def kind_of(text: str, origin: object) -> str:
-    """The kind of run that a recipe in YAML describes. UserError where it is not YAML."""
-    read = _read(text, origin)
-    return str(read.get("kind", Recipe.kind)) if isinstance(read, dict) else Recipe.kind
-
-
-def from_yaml(text: str, origin: object, recipe: type[R] = Recipe) -> R:
-    """Reads what to_yaml wrote. UserError on an unknown key (naming the nearest), a wrong type or value, and where it
-    describes a run of another kind than ``recipe``.
-    """
-    kind, leaves = kind_of(text, origin), _read(text, origin)
-    if kind != recipe.kind:
-        raise UserError(f"{origin} describes {_one(kind)}: expected {_one(recipe.kind)}; name a run of that kind")
-    if isinstance(leaves, dict):
-        leaves = {key: value for key, value in leaves.items() if key != "kind"}
-    try:
-        return TypeAdapter(recipe).validate_python(leaves)
-    except ValidationError as error:
-        raise UserError(f"{origin}: {explain(error)}") from None
-
-
-def _read(text: str, origin: object) -> Any:
-    try:
-        return yaml.safe_load(text) or {}
-    except (yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{origin} is not YAML: {' '.join(str(error).split())}") from None
-
-
-def _one(kind: str) -> str:
-    """The kind with its article, as sentences have it."""
-    return f"{'an' if kind[:1] in 'aeiou' else 'a'} {kind}"
-
-
-def adopt(recipe: AnyRecipe, wanted: type[R]) -> R:
-    """A recipe of another kind with all that this one says of it: the sections and leaves of the same names."""
-    return _narrowed(recipe, wanted)
-
-
-def _narrowed(value: Any, kind: Any) -> Any:
-    theirs = {field.name for field in dataclasses.fields(value)}
-    given = {}
-    for field in dataclasses.fields(kind):
-        if field.name in theirs:
-            leaf, part = getattr(value, field.name), field.default_factory
-            given[field.name] = _narrowed(leaf, part) if dataclasses.is_dataclass(part) else leaf
-    return kind(**given)
-
-
-def explain(error: ValidationError) -> str:
-    """A validation error in one line: the key, the value, what was expected, the nearest key."""
-    first = error.errors()[0]
-    place = " ".join(".".join(str(part) for part in first["loc"]).split()) or "recipe"
-    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        close = nearest(str(first["loc"][-1]), _keys(Recipe))
-        return f"unknown key {place}" + (f"; did you mean {close!r}?" if close else "")
-    return f"{place} is {first['input']!r}: {first['msg'].replace('Input should be', 'expected')}"
-
-
-def read_text(path: Path) -> str:
-    """A text file's content. UserError where it is not UTF-8."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not a text file: expected YAML in UTF-8; copy it anew") from None
-
-
-def _keys(kind: Any) -> list[str]:
-    names = []
-    for field in dataclasses.fields(kind):
-        names.append(field.name)
-        factory = field.default_factory
-        if dataclasses.is_dataclass(factory):
-            names += _keys(factory)
-    return names
-
-
-def load_recipe(name: str, wanted: type[R] = Recipe) -> R:
-    """The recipe of a file (a .py that sets ``recipe``, or a .yaml), or a ready one by its name (digits, mnist ...).
-
-    A denoiser's recipe where another kind is wanted gives what it says of that kind.
-    """
-    path = Path(name)
-    if not path.suffix:
-        ready = ready_recipes()
-        if name not in ready:
-            close = nearest(name, ready)
-            hint = f"; did you mean {close!r}?" if close else ""
-            raise UserError(f"unknown recipe {name!r}: expected a file or one of {', '.join(sorted(ready))}{hint}")
-        path = ready[name]
-    if not path.is_file():
-        raise UserError(f"recipe {name} does not exist: expected a .py or .yaml file, or a ready recipe's name")
-    if path.suffix in (".yaml", ".yml"):
-        text = read_text(path)
-        if kind_of(text, path) == Recipe.kind != wanted.kind:
-            return adopt(from_yaml(text, path), wanted)
-        return from_yaml(text, path, wanted)
-    try:
-        recipe = runpy.run_path(str(path)).get("recipe")
-    except ValidationError as error:
-        raise UserError(f"recipe {path}: {explain(error)}") from None
-    except (Exception, SystemExit) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"recipe {path} cannot be run ({type(error).__name__}: {reason}): mend the file") from None
-    if isinstance(recipe, wanted):
-        return recipe
-    if isinstance(recipe, ClassifierRecipe | AutoencoderRecipe):
-        raise UserError(
-            f"recipe {path} describes {_one(recipe.kind)}: expected {_one(wanted.kind)}; name a recipe of that kind"
-        )
-    if not isinstance(recipe, Recipe):
-        raise UserError(f"recipe {path} sets no `recipe`: expected `recipe = {wanted.__name__}(...)` in it")
-    return adopt(recipe, wanted)
-
-
-def ready_recipes() -> dict[str, Path]:
-    """The recipes that come with ditkit, by name."""
-    package = Path(__file__).parent.parent
-    for folder in (package / "recipes", package.parent / "recipes"):
-        if folder.is_dir():
-            return {path.stem: path for path in sorted(folder.glob("*.py"))}
-    return {}

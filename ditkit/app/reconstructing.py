@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from ditkit.app import build
 from ditkit.app.pictures import grid, save_png
-from ditkit.app.recipe import AutoencoderRecipe, to_yaml
+from ditkit.app.recipe import AutoencoderRecipe
+from ditkit.app.recipe_files import to_yaml
 from ditkit.app.report import Metric, write_report
 from ditkit.app.report.autoencoder import SECTIONS, AutoencoderData
 from ditkit.app.run import Run, environment, open_checkpoint, open_run

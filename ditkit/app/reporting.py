@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ditkit.app import build, looking, measuring
 from ditkit.app.pictures import cells
-from ditkit.app.recipe import to_yaml
+from ditkit.app.recipe_files import to_yaml
 from ditkit.app.report import GuidancePoint, Metric, Neighbours, ReportData, Trajectory, write_report
 from ditkit.app.run import Model, Run, environment
 from ditkit.app.samples import Plan, RunSamples

@@ -22,7 +22,8 @@ from tqdm import tqdm
 import ditkit
 from ditkit.app import build, guiding
 from ditkit.app.classes import turns
-from ditkit.app.recipe import ClassifierRecipe, R, Recipe, Sampling, from_yaml, kind_of, read_text, to_yaml
+from ditkit.app.recipe import ClassifierRecipe, Recipe, Sampling
+from ditkit.app.recipe_files import R, from_yaml, kind_of, read_text, to_yaml
 from ditkit.base import registry
 from ditkit.base.errors import UserError
 from ditkit.base.files import alone, check_new_folder, explained, write_text

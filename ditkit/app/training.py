@@ -12,7 +12,8 @@ from tqdm import tqdm
 from ditkit.app import build
 from ditkit.app.keeping import save
 from ditkit.app.kind import Kind, find_kind
-from ditkit.app.recipe import AnyRecipe, to_yaml
+from ditkit.app.recipe import AnyRecipe
+from ditkit.app.recipe_files import to_yaml
 from ditkit.app.run import Run, check_autoencoder, check_new, create, kind_of_run, open_checkpoint, open_run
 from ditkit.app.stored import read_latents
 from ditkit.base.errors import UserError

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic.dataclasses import dataclass
 
 from ditkit.app.cli import parse
-from ditkit.app.recipe import load_recipe
+from ditkit.app.recipe_files import load_recipe
 from ditkit.base.errors import UserError
 from ditkit.train.settings import STRICT
 

@@ -54,7 +54,7 @@ def _listing(word: str) -> int:
 
 def _run(folder: Path, step: Path | None, show_recipe: bool) -> int:
     from ditkit.app.kind import find_kind
-    from ditkit.app.recipe import to_yaml
+    from ditkit.app.recipe_files import to_yaml
     from ditkit.app.run import kind_of_run, open_checkpoint, open_run
     from ditkit.train import checkpoint
 
