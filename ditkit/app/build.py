@@ -203,6 +203,11 @@ def evaluations(process: Process, sampling: Sampling) -> int:
     return counted.evaluations
 
 
+def adaptive(solver: str) -> bool:
+    """Whether a solver chooses its own steps by a tolerance, so that no number of evaluations can be set."""
+    return "rtol" in registry.options(_find("solver", solver))
+
+
 def check_training(process: Process) -> None:
     """Raises UserError for a process that has no meaning (a bound on a path without a chain): before long work."""
     check_objective(process, objective(process, STANDINS), (1, 1, 1))
