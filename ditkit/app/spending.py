@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from ditkit.app import build, guiding
 from ditkit.app.recipe import Process, Sampling
-from ditkit.train.settings import LoopSettings
 from ditkit.backbones.output import Output
 from ditkit.condition import Condition
 from ditkit.data.store import is_store
@@ -22,6 +21,7 @@ from ditkit.process.denoiser import Denoise, Denoised, Denoiser
 from ditkit.process.path import over
 from ditkit.sample import ROWS, trajectory
 from ditkit.solvers.counted import Counted
+from ditkit.train.settings import LoopSettings
 
 BACKWARD = 3
 """A training pass over a forward pass: the backward pass makes two products where the forward pass makes one."""
