@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ditkit.app import build, cost_table, costing, names, spending
@@ -58,8 +59,8 @@ def test_counts_by_hand_on_both_devices(name: str) -> None:
     net, shapes, expected = BY_HAND[name]
     assert cost(net, *shapes).multiply_adds == expected
     inputs = [torch.zeros(shape) for shape in shapes]
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        net(*inputs)
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        net(*inputs)  # PyTorch counts nothing for its fused attention on a CPU
     assert counter.get_total_flops() == 2 * expected
 
 
@@ -91,9 +92,9 @@ def test_every_backbone_is_counted(backbone: str, conditioning: str, kind: Any) 
     net = runs.network(recipe, FACTS)
     found = costing.of_network(recipe, FACTS)
     check_tree(found, net)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         net(*runs.example(recipe, FACTS))
-    assert found.multiply_adds == counter.get_total_flops() // 2  # on the CPU, by another attention kernel
+    assert found.multiply_adds == counter.get_total_flops() // 2  # computed, on the CPU
     assert found.norms > 0
     assert found.activations > 0
 
@@ -112,18 +113,16 @@ def test_every_autoencoder_is_counted(name: str) -> None:
     assert works["training with the discriminator"].total > works["training"].total == 3 * found.multiply_adds
 
 
+KNOWN = {"inception": 5.71e9}
+"""Multiply-adds of an image, as torchvision's table of weights has them."""
+
+
 @pytest.mark.parametrize("name", costing.outlines())
 def test_every_outline_is_counted(name: str) -> None:
     net, shape = costing.outlines()[name].outline()
     found = cost(net, shape)
     check_tree(found, net)
-    assert found.multiply_adds > 1e9
-
-
-def test_the_standard_network_of_fid_costs_what_is_known() -> None:
-    net, shape = costing.outlines()["inception"].outline()
-    counted = cost(net, shape)
-    assert counted.multiply_adds == pytest.approx(5.71e9, rel=0.01)  # Inception v3's 5.7 billion (torchvision's table)
+    assert found.multiply_adds == pytest.approx(KNOWN[name], rel=0.01)
 
 
 def test_the_published_cost_at_512() -> None:  # those at 256 are in test_dit.py
@@ -143,13 +142,13 @@ def test_a_module_used_twice_and_a_method_beside_forward() -> None:
             return self.second(self.first(x))
 
         def other(self, x: Tensor) -> Tensor:
-            return self.first(x) @ x.mT
+            return (x @ x.mT) @ self.first(x)
 
     net = Twice()
     found = cost(net, size(3, 4))
     assert (found.parameters, found.multiply_adds, len(found.parts)) == (20, 2 * 48, 1)
     other = cost(net, size(3, 4), call=Twice.other)
-    assert (other.multiply_adds, other.parts[0].multiply_adds) == (48 + 36, 48)
+    assert (other.multiply_adds, other.parts[0].multiply_adds) == (36 + 48 + 36, 48)
 
 
 def test_a_training_step_is_about_three_forward_passes() -> None:
@@ -257,7 +256,7 @@ def test_the_command_on_a_recipe_and_its_data() -> None:
 
 
 def test_refusals(tmp_path: Path) -> None:
-    assert_refused(ditkit("cost", "DiT-XL/3"), "has no cost", "did you mean 'DiT-XL/2'")
+    assert_refused(ditkit("cost", "DiT-XL/3"), "has no cost", "did you mean 'DiT-XL/")
     assert_refused(ditkit("cost"), "lacks what to count")
     assert_refused(ditkit("cost", "mnist", "--data.size", "28"), "does not say what its images are like", "--classes")
     assert_refused(ditkit("cost", "imagenet256_dit"), "weights/sd-vae-ft-ema", "--autoencoder")
