@@ -61,7 +61,7 @@ def uniform(
     t_max, t_min: the first and the last noisy time. None: no last noisy time, the even spacing goes on to t = 0.
     """
     spec = str(steps).strip()
-    if path.steps is None or t_max < 1 or t_min is not None:
+    if path.steps is None or t_max != 1 or t_min is not None:
         if not spec.isdecimal():
             raise UserError(
                 f"steps {spec!r}: between given times, or on the continuous {path.name!r}, expected a number"
