@@ -13,7 +13,7 @@ import numpy as np
 
 Array = np.ndarray
 
-REPLICATES = 1000
+REPLICATES = 500
 """Bootstrap samples behind an interval."""
 LEVEL = 0.95
 """Of all intervals."""
@@ -34,7 +34,7 @@ class Estimate:
     high: float | None
 
     @classmethod
-    def of(cls, value: float, replicates: Sequence[float]) -> Estimate:
+    def of(cls, value: float, replicates: Sequence[float] | Array) -> Estimate:
         """The percentile interval of replicates (those that are finite), if they are at least half of REPLICATES."""
         known = np.asarray(replicates, float)
         known = known[np.isfinite(known)]
@@ -44,18 +44,23 @@ class Estimate:
         return cls(float(value), float(low), float(high))
 
 
-def pearson(x: Array, y: Array) -> float:
-    """Pearson's correlation of two rows (n,) of numbers, in [-1, 1]; NaN where one of them does not vary."""
-    a, b = np.asarray(x, float) - np.mean(x), np.asarray(y, float) - np.mean(y)
-    scale = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / scale if scale > 1e-12 * (np.abs(x).max() * np.abs(y).max() * len(a)) else float("nan")
+def pearson(x: Array, y: Array) -> Array:
+    """Pearson's correlation of the last axes of x and y (..., n), in [-1, 1]; NaN where one of them does not vary."""
+    a, b = (np.asarray(v, float) for v in (x, y))
+    varies = (np.ptp(a, axis=-1) > 0) & (np.ptp(b, axis=-1) > 0)
+    a, b = (v - v.mean(-1, keepdims=True) for v in (a, b))
+    scale = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+    return np.where(varies, (a * b).sum(-1) / np.where(varies, scale, 1.0), np.nan)
 
 
 def correlation(x: Array, y: Array, seed: int = 0) -> Estimate:
-    """Pearson's correlation of pairs (n,), with a bootstrap interval over the pairs; n of at least 3."""
-    draws = np.random.default_rng(seed)
-    rows = (draws.integers(len(x), size=len(x)) for _ in range(REPLICATES))
-    return Estimate.of(pearson(x, y), [pearson(x[r], y[r]) if len(set(r)) > 2 else float("nan") for r in rows])
+    """Pearson's correlation of pairs (n,), with a bootstrap interval over the pairs; n of at least 3.
+
+    Replicates of fewer than three different pairs, which are always on a line, do not count.
+    """
+    rows = np.random.default_rng(seed).integers(len(x), size=(REPLICATES, len(x)))
+    different = (np.diff(np.sort(rows), axis=-1) > 0).sum(-1) + 1
+    return Estimate.of(float(pearson(x, y)), np.where(different > 2, pearson(x[rows], y[rows]), np.nan))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,13 +119,12 @@ def corrected_aic(errors: float, n: int, parameters: int) -> float:
 class Curve:
     """One model in training. multiply_adds: of one forward pass. compute (n,): spent so far, rising.
 
-    values (n,): its quality then. errors (n,): their standard errors, 0 where they are not known.
+    values (n,): its quality then.
     """
 
     multiply_adds: float
     compute: Array
     values: Array
-    errors: Array
 
     def at(self, compute: float) -> float | None:
         """The quality at a compute, by a power law between the neighbours; None where it was not measured so far."""
@@ -128,33 +132,50 @@ class Curve:
             return None
         return float(np.exp(np.interp(np.log(compute), np.log(self.compute), np.log(self.values))))
 
+    def best_by(self, compute: Array) -> Array:
+        """The best quality reached with each compute or less, interpolated as in ``at``; infinite before the first."""
+        least = np.log(np.minimum.accumulate(self.values))
+        between = np.exp(np.interp(np.log(compute), np.log(self.compute), least))
+        return np.where(compute >= self.compute[0], between, np.inf)
+
 
 @dataclasses.dataclass(frozen=True)
 class Frontier:
-    """The points at which no model was better for less: compute, values and the models' multiply-adds, (n,) each."""
+    """The points at which no model was better for less: compute, values and the models' multiply-adds, (n,) each.
+
+    contested (n,): where another model too was measured with so much compute, before and after.
+    """
 
     compute: Array
     values: Array
     multiply_adds: Array
+    contested: Array
 
 
 def frontier(curves: Sequence[Curve]) -> Frontier:
-    """The compute frontier of all points of all curves, by rising compute and falling values."""
+    """The measured points that no model was better than for as much compute or less, by rising compute.
+
+    Between its measurements a model counts as ``Curve.at`` says: otherwise a point of a model that is long past its
+    best would stand wherever the better one was measured a little later.
+    """
     compute = np.concatenate([c.compute for c in curves])
     values = np.concatenate([c.values for c in curves])
     sizes = np.concatenate([np.full(len(c.compute), c.multiply_adds) for c in curves])
-    order = np.lexsort((values, compute))
-    least = np.minimum.accumulate(values[order])
-    kept = order[np.concatenate([[True], values[order][1:] < least[:-1]])]
-    return Frontier(compute[kept], values[kept], sizes[kept])
+    least = np.min([c.best_by(compute) for c in curves], axis=0)
+    kept = np.flatnonzero(values <= least * (1 + 1e-12))
+    kept = kept[np.argsort(compute[kept], kind="stable")]
+    kept = kept[np.concatenate([[True], np.diff(values[kept]) < 0])]
+    covered = np.sum([(c.compute[0] <= compute) & (compute <= c.compute[-1]) for c in curves], axis=0)
+    return Frontier(compute[kept], values[kept], sizes[kept], covered[kept] > 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
     """What the frontier says. law: of quality over compute; scale, exponent, offset: its parameters.
 
-    offset: None where it cannot be told from 0. sizes: the best model's multiply-adds over compute; None where the
-    frontier is of one model. range: of the compute that was seen. Replicates: the same laws of resampled models.
+    offset: None where it cannot be told from 0. sizes: the best model's multiply-adds over compute; None where one
+    model was best throughout, or no two were measured at the same compute. range: of the compute that was seen.
+    laws, size_laws: those of resampled models.
     """
 
     law: PowerLaw
@@ -171,7 +192,7 @@ class Fit:
 def fit(curves: Sequence[Curve], seed: int = 0) -> Fit | None:
     """Laws of the compute frontier; None with fewer than three models or three points of the frontier.
 
-    Intervals: models are drawn with replacement, their points moved by their standard errors, and all is fitted anew.
+    Intervals: models are drawn with replacement and all is fitted anew; a model's measurements hang together.
     The offset is kept if there are six points or more, it lowers the corrected AIC by more than 2 and its interval
     lies above 0.
     """
@@ -197,19 +218,13 @@ def fit(curves: Sequence[Curve], seed: int = 0) -> Fit | None:
 
 
 def resampled(curves: Sequence[Curve], seed: int) -> list[Frontier]:
-    """``REPLICATES`` frontiers of models drawn with replacement, with the noise of their measurements."""
+    """``REPLICATES`` frontiers of models drawn with replacement, each with all its measurements."""
     draws = np.random.default_rng(seed)
     found = []
     for _ in range(REPLICATES):
         chosen = [curves[k] for k in draws.integers(len(curves), size=len(curves))]
-        found.append(frontier([_noised(c, draws) for c in chosen]))
+        found.append(frontier(chosen))
     return found
-
-
-def _noised(curve: Curve, draws: np.random.Generator) -> Curve:
-    # on the logarithm, so that a value stays positive
-    moved = curve.values * np.exp(curve.errors / curve.values * draws.standard_normal(len(curve.values)))
-    return dataclasses.replace(curve, values=moved)
 
 
 def _with_offset_if_told(seen: Frontier, again: Sequence[Frontier]) -> tuple[PowerLaw, list[PowerLaw], Estimate | None]:
@@ -231,18 +246,18 @@ def _each(fitted: Callable[[Array, Array], PowerLaw], again: Sequence[Frontier])
 
 
 def _sizes(seen: Frontier) -> PowerLaw | None:
-    """The law of the size on the frontier over compute; None where there is one size."""
-    several = len(np.unique(seen.multiply_adds)) > 1 and len(seen.compute) >= 3
-    return fit_power_law(seen.compute, seen.multiply_adds) if several else None
+    """The law of the size on the frontier over compute, where there was a choice; None where one size won it all."""
+    compute, sizes = seen.compute[seen.contested], seen.multiply_adds[seen.contested]
+    return fit_power_law(compute, sizes) if len(np.unique(sizes)) > 1 and len(sizes) >= 3 else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Advice:
     """What to train for a budget of compute (multiply-adds).
 
-    multiply_adds: of a forward pass of the best model by the fit; None where the frontier is of one model. value: the
-    quality that the law expects. extrapolated: the budget lies outside what was seen. best: the place among the curves
-    of the model that was best at this compute; None where none was measured there.
+    multiply_adds: of a forward pass of the best model by the fit; None without ``Fit.sizes``. value: the quality that
+    the law expects. extrapolated: the budget lies outside what was seen. best: the place among the curves of the model
+    that was best at this compute; None where none was measured there.
     """
 
     budget: float

@@ -20,7 +20,7 @@ GIGA, TERA = 1e9, 1e12
 
 def figures(found: Findings) -> dict[str, Html]:
     """SVG charts by name; those that have no points yet are left out."""
-    law = found.fit()
+    law = found.law
     made = {
         "steps": _over_steps(found),
         "model": _over_model(found),
@@ -58,7 +58,7 @@ def _over_model(found: Findings) -> Html | None:
     if not found.measured:
         return None
     lines = [(e, [e.candidate.multiply_adds / GIGA], [e.last.value] if e.last else []) for e in found.measured]
-    measured = found.correlation()
+    measured = found.correlation
     said = "" if measured is None else f" (correlation with its logarithm {measured.value:.2f})"
     return _lines(found, lines, f"against model compute{said}", "forward pass (Gmac per image)", Log.over)
 

@@ -92,13 +92,13 @@ def sampling_rows(found: Findings) -> list[list[str]]:
 
 def budget_rows(found: Findings) -> list[list[str]]:
     """What to train for each budget; none without a fit."""
-    law = found.fit()
+    law = found.law
     return [] if law is None else [_budget_row(found, advice) for advice in found.advice(law)]
 
 
 def _budget_row(found: Findings, advice: Advice) -> list[str]:
     batch = found.entries[0].candidate.recipe.train.batch_size
-    best = None if advice.best is None else found.measured[advice.best].candidate.name
+    best = None if advice.best is None else found.fitted[advice.best].candidate.name
     size = advice.multiply_adds
     near = None if size is None else found.nearest(size.value).candidate.name
     return [
@@ -108,8 +108,16 @@ def _budget_row(found: Findings, advice: Advice) -> list[str]:
         near or "–",
         _estimate(advice.value),
         best or "–",
-        "outside what was seen: extrapolated" if advice.extrapolated else "",
+        _caution(found, advice),
     ]
+
+
+def _caution(found: Findings, advice: Advice) -> str:
+    sizes = [entry.candidate.multiply_adds for entry in found.measured]
+    beyond = advice.multiply_adds is not None and not min(sizes) <= advice.multiply_adds.value <= max(sizes)
+    said = ["more or less compute than was tried"] * advice.extrapolated
+    said += ["a size that was not tried"] * beyond
+    return f"extrapolated: {', '.join(said)}" if said else ""
 
 
 def _estimate(value: Estimate, unit: float = 1.0) -> str:
@@ -121,7 +129,7 @@ def _estimate(value: Estimate, unit: float = 1.0) -> str:
 def sentences(found: Findings) -> list[str]:
     """What the points say, a line each."""
     said = []
-    measured = found.correlation()
+    measured = found.correlation
     if measured is None:
         said.append("No correlation: expected three measured models or more.")
     else:
@@ -130,7 +138,7 @@ def sentences(found: Findings) -> list[str]:
             f"Pearson's correlation of log Gmac and {found.metric} over {count} models: {_estimate(measured)}. "
             "Peebles & Xie 2023 report -0.93 for DiT on ImageNet (FID)."
         )
-    law = found.fit()
+    law = found.law
     why = found.why_no_fit()
     return [
         *said,
@@ -152,7 +160,7 @@ def _law_sentences(found: Findings, law: Fit) -> list[str]:
     if law.offset is None:
         said.append("An offset (a value that no compute goes below) cannot be told from 0 and is left out.")
     if law.sizes is None or law.size_exponent is None:
-        said.append("The frontier is of one model: which size is best for a budget cannot be told.")
+        said.append("Which size is best for a budget cannot be told: one model was best wherever two were measured.")
     else:
         said.append(f"The best model's Gmac grow as C^{_estimate(law.size_exponent)} along the frontier.")
     return said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,6 +76,12 @@ class Findings:
         """The models that have a last measurement, cheapest first."""
         return [entry for entry in self.entries if entry.last]
 
+    @property
+    def fitted(self) -> list[Entry]:
+        """The measured models that a law of positive values can be fitted to."""
+        return [entry for entry in self.measured if any(look.value > 0 for look in entry.looks)]
+
+    @functools.cached_property
     def correlation(self) -> Estimate | None:
         """Of log multiply-adds and the last value; None with fewer than three models."""
         if len(self.measured) < FEWEST_MODELS:
@@ -82,30 +89,32 @@ class Findings:
         size = np.log10([entry.candidate.multiply_adds for entry in self.measured])
         return correlation(size, np.array([entry.last.value for entry in self.measured if entry.last]))
 
+    @functools.cached_property
     def curves(self) -> list[Curve]:
-        """Of the measured models, for the fits; values that are not positive are left out."""
-        return [_curve(entry) for entry in self.measured if any(look.value > 0 for look in entry.looks)]
+        """Of the models in ``fitted``; values that are not positive are left out."""
+        return [_curve(entry) for entry in self.fitted]
 
-    def fit(self) -> Fit | None:
+    @functools.cached_property
+    def law(self) -> Fit | None:
         """The laws of the frontier; None where they cannot be had (see ``why_no_fit``)."""
-        return None if self.why_no_fit() else fit(self.curves())
+        return fit(self.curves) if self.better == "lower" else None
 
     def why_no_fit(self) -> str | None:
         """In words; None where there is a fit."""
         if self.better != "lower":
             return f"no power law is fitted: more of {self.metric} is better, and a law of decay has no meaning for it"
-        if len(self.curves()) < FEWEST_MODELS:
+        if len(self.curves) < FEWEST_MODELS:
             return (
-                f"no power law is fitted: {len(self.curves())} models are measured, expected at least {FEWEST_MODELS}; "
+                f"no power law is fitted: {len(self.curves)} models are measured, expected at least {FEWEST_MODELS}; "
                 "add --sizes or --patches"
             )
-        if fit(self.curves()) is None:
+        if self.law is None:
             return "no power law is fitted: the frontier has fewer than 3 points; measure more often (--evaluate-every)"
         return None
 
     def advice(self, found: Fit) -> list[Advice]:
         """For each budget."""
-        return [advise(self.curves(), found, budget) for budget in self.budgets]
+        return [advise(self.curves, found, budget) for budget in self.budgets]
 
     def nearest(self, multiply_adds: float) -> Entry:
         """The measured model whose forward pass costs about so much."""
@@ -118,14 +127,13 @@ def _curve(entry: Entry) -> Curve:
         entry.candidate.multiply_adds,
         np.array([entry.candidate.training_multiply_adds(look.step) for look in looks]),
         np.array([look.value for look in looks]),
-        np.array([look.standard_error or 0.0 for look in looks]),
     )
 
 
 def as_json(found: Findings, environment: dict[str, str]) -> dict[str, Any]:
     """The content of points.json."""
-    law = found.fit()
-    measured = found.correlation()
+    law = found.law
+    measured = found.correlation
     return {
         "protocol": found.protocol,
         "metric": found.metric,

@@ -60,6 +60,11 @@ class Wanted:
         """UserError for options that have no meaning. timed: the recipe's limit of minutes holds for every model."""
         if metric not in suite.available():
             raise unknown("metric of --metric", metric, suite.available())
+        if timed and recipe.train.minutes and not recipe.evaluate.every:
+            raise UserError(
+                f"--train.minutes {recipe.train.minutes:g}: how many steps that is depends on the model, so say when "
+                "to measure: add --evaluate-every N"
+            )
         train = recipe.train if timed else dataclasses.replace(recipe.train, minutes=None)
         every = recipe.evaluate.every or max(1, train.steps // looks)
         recipe = dataclasses.replace(recipe, train=train, evaluate=dataclasses.replace(recipe.evaluate, every=every))
