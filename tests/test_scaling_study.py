@@ -20,7 +20,7 @@ from ditkit.app.scaling_study.study import Wanted
 from ditkit.app.solver_study.choice import Choice
 from ditkit.base.errors import UserError
 from ditkit.condition import Condition
-from ditkit.evaluate import classifier
+from ditkit.evaluate import classifier, scaling
 from ditkit.nn.cost import cost
 from ditkit.sample import ROWS
 from ditkit.train.settings import TrainSettings
@@ -46,10 +46,11 @@ def points(out: Path) -> dict[str, dict]:
 
 @pytest.fixture(scope="module", autouse=True)
 def hasty() -> Iterator[None]:
-    """Feature networks of a few steps: what a study does with them does not hang on how good they are."""
+    """Feature networks of a few steps, few replicates: what a study does does not hang on how good they are."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(classifier, "FEWEST_STEPS", 4)
         patch.setattr(classifier, "EPOCHS", 1)
+        patch.setattr(scaling, "REPLICATES", 10)
         yield
 
 

@@ -21,7 +21,7 @@ FEWEST_MODELS = 3
 """Models without which there is no fit: two points lie on any power law."""
 FEWEST_FOR_OFFSET = 6
 """Points of the frontier without which a third parameter is not even tried."""
-EXPONENTS = np.linspace(-4.0, -0.005, 800)
+EXPONENTS = -np.geomspace(3.0, 0.01, 800)
 """Where the exponent of a law with an offset is looked for."""
 
 
@@ -90,16 +90,15 @@ def fit_with_offset(compute: Array, values: Array) -> PowerLaw:
 
     For each exponent of ``EXPONENTS`` the law is linear in a and c and solved at once; the best of them is taken.
     """
-    powers = (compute / compute.max()) ** EXPONENTS[:, None] / values  # E n
-    inverse = np.broadcast_to(1 / values, powers.shape)
-    pp, pi, ii = (powers**2).sum(1), (powers * inverse).sum(1), (inverse**2).sum(1)
-    p, i = powers.sum(1), inverse.sum(1)
+    powers, inverse = (compute / compute.max()) ** EXPONENTS[:, None] / values, 1 / values  # (E, n), (n,)
+    pp, pi, ii = np.einsum("en,en->e", powers, powers), powers @ inverse, inverse @ inverse
+    p, i = powers.sum(1), inverse.sum()
     determinant = pp * ii - pi**2
     with np.errstate(divide="ignore", invalid="ignore"):
         a, c = (ii * p - pi * i) / determinant, (pp * i - pi * p) / determinant
     alone = ~(np.isfinite(c) & (c > 0) & (a > 0))
     a, c = np.where(alone, p / pp, a), np.where(alone, 0.0, c)
-    best = int(((a[:, None] * powers + c[:, None] * inverse - 1) ** 2).sum(1).argmin())
+    best = int((a * p + c * i).argmax())  # n minus the sum of squared errors, at a least-squares solution
     exponent = float(EXPONENTS[best])
     return PowerLaw(float(a[best]) * float(compute.max()) ** -exponent, exponent, float(c[best]))
 
