@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
@@ -25,7 +27,7 @@ from ditkit.nn.cost import cost
 from ditkit.sample import ROWS
 from ditkit.train.settings import TrainSettings
 from ditkit.train.trainer import Trainer
-from tests.running import CALM, ditkit, made
+from tests.running import CALM, ditkit, environment, made
 
 MODEL = Model(patch_size=2, width=8, depth=1, heads=2)
 FACTS = {"input_size": [8, 8], "channels": 1, "classes": ["cat", "dog"]}
@@ -132,6 +134,15 @@ def test_a_killed_study_goes_on_and_trains_nothing_twice(
     for name, one in once.items():
         assert again[name]["curve"] == one["curve"]
         assert again[name]["sampling"] == one["sampling"]
+
+
+def test_a_run_that_was_killed_before_it_had_a_recipe_is_begun_anew(pets: Path, tmp_path: Path) -> None:
+    half = tmp_path / "study" / "runs" / "8x1-p4" / ".recipe.yaml.writing-1"
+    half.parent.mkdir(parents=True)
+    half.touch()
+    made(study(pets, tmp_path / "study", "--sizes", "8x1", "--patches", 4, "--evaluations"))
+    assert [look["step"] for look in points(tmp_path / "study")["8x1/4"]["curve"]] == [2, 4]
+    assert not half.exists()
 
 
 def test_drawn_points_are_kept_one_by_one(pets: Path, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,6 +264,16 @@ def test_minutes_of_the_recipe_are_left_out_unless_they_are_asked_for() -> None:
     assert (wanted.recipe.train.minutes, wanted.recipe.evaluate.every) == (None, 10)
     timed = dataclasses.replace(recipe, evaluate=Measuring(every=20))
     assert Wanted.of(timed, sizes=["8x1"], patches=[2], timed=True).recipe.train.minutes == 3
+
+
+def test_help_does_without_torch() -> None:
+    code = (
+        "import sys, ditkit.app.cli as cli\ntry: cli.main(['study', 'scaling', '--help'])\n"
+        "except SystemExit as stop: assert stop.code == 0\nassert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "--patches" in done.stdout
 
 
 def told(values: dict[str, list[float]]) -> Findings:

@@ -140,32 +140,30 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True)
 class Frontier:
-    """The points at which no model was better for less: compute, values and the models' multiply-adds, (n,) each.
-
-    contested (n,): where another model too was measured with so much compute, before and after.
-    """
+    """The points at which no model was better for less: compute, values and the models' multiply-adds, (n,) each."""
 
     compute: Array
     values: Array
     multiply_adds: Array
-    contested: Array
 
 
 def frontier(curves: Sequence[Curve]) -> Frontier:
     """The measured points that no model was better than for as much compute or less, by rising compute.
 
     Between its measurements a model counts as ``Curve.at`` says: otherwise a point of a model that is long past its
-    best would stand wherever the better one was measured a little later.
+    best would stand wherever the better one was measured a little later. Points at whose compute no other model was
+    measured, before and after, are left out: at both ends of a grid the only model is too large or too small, which
+    bends the frontier as an offset would.
     """
     compute = np.concatenate([c.compute for c in curves])
     values = np.concatenate([c.values for c in curves])
     sizes = np.concatenate([np.full(len(c.compute), c.multiply_adds) for c in curves])
     least = np.min([c.best_by(compute) for c in curves], axis=0)
-    kept = np.flatnonzero(values <= least * (1 + 1e-12))
+    measured = np.sum([(c.compute[0] <= compute) & (compute <= c.compute[-1]) for c in curves], axis=0)
+    kept = np.flatnonzero((values <= least * (1 + 1e-12)) & (measured > 1))
     kept = kept[np.argsort(compute[kept], kind="stable")]
-    kept = kept[np.concatenate([[True], np.diff(values[kept]) < 0])]
-    covered = np.sum([(c.compute[0] <= compute) & (compute <= c.compute[-1]) for c in curves], axis=0)
-    return Frontier(compute[kept], values[kept], sizes[kept], covered[kept] > 1)
+    kept = kept[np.diff(values[kept], prepend=np.inf) < 0]
+    return Frontier(compute[kept], values[kept], sizes[kept])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +171,7 @@ class Fit:
     """What the frontier says. law: of quality over compute; scale, exponent, offset: its parameters.
 
     offset: None where it cannot be told from 0. sizes: the best model's multiply-adds over compute; None where one
-    model was best throughout, or no two were measured at the same compute. range: of the compute that was seen.
+    model was best throughout. range: of the frontier's compute.
     laws, size_laws: those of resampled models.
     """
 
@@ -189,7 +187,7 @@ class Fit:
 
 
 def fit(curves: Sequence[Curve], seed: int = 0) -> Fit | None:
-    """Laws of the compute frontier; None with fewer than three models or three points of the frontier.
+    """Laws of the compute frontier; None with fewer than three models or three points of it.
 
     Intervals: models are drawn with replacement and all is fitted anew; a model's measurements hang together.
     The offset is kept if there are six points or more, it lowers the corrected AIC by more than 2 and its interval
@@ -221,8 +219,8 @@ def resampled(curves: Sequence[Curve], seed: int) -> list[Frontier]:
     draws = np.random.default_rng(seed)
     found = []
     for _ in range(REPLICATES):
-        chosen = [curves[k] for k in draws.integers(len(curves), size=len(curves))]
-        found.append(frontier(chosen))
+        chosen = set(draws.integers(len(curves), size=len(curves)).tolist())  # twice the same says nothing more
+        found.append(frontier([curves[k] for k in chosen]))
     return found
 
 
@@ -245,9 +243,9 @@ def _each(fitted: Callable[[Array, Array], PowerLaw], again: Sequence[Frontier])
 
 
 def _sizes(seen: Frontier) -> PowerLaw | None:
-    """The law of the size on the frontier over compute, where there was a choice; None where one size won it all."""
-    compute, sizes = seen.compute[seen.contested], seen.multiply_adds[seen.contested]
-    return fit_power_law(compute, sizes) if len(np.unique(sizes)) > 1 and len(sizes) >= 3 else None
+    """The law of the size on the frontier over compute; None where one size won it all."""
+    several = len(np.unique(seen.multiply_adds)) > 1
+    return fit_power_law(seen.compute, seen.multiply_adds) if several else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,7 +253,7 @@ class Advice:
     """What to train for a budget of compute (multiply-adds).
 
     multiply_adds: of a forward pass of the best model by the fit; None without ``Fit.sizes``. value: the quality that
-    the law expects. extrapolated: the budget lies outside what was seen. best: the place among the curves of the model
+    the law expects. extrapolated: the budget lies outside the frontier. best: the place among the curves of the model
     that was best at this compute; None where none was measured there.
     """
 

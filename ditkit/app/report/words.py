@@ -87,6 +87,16 @@ METRICS = {
         "How far samples and real images lie apart as two clouds in the classifier’s features; 0 is the same cloud.",
         "lower",
     ),
+    "spatial_frechet_distance": MetricText(
+        "Spatial Fréchet distance",
+        "The same in features that still know where in the image they are; 0 is the same cloud.",
+        "lower",
+    ),
+    "kernel_distance": MetricText(
+        "Kernel distance",
+        "How far both clouds lie apart by a cubic kernel: unbiased, so that 0 on average is the same cloud.",
+        "lower",
+    ),
     "precision": MetricText(
         "Precision",
         "Share of samples that lie where real images lie: how believable they are.",

@@ -160,7 +160,7 @@ def _law_sentences(found: Findings, law: Fit) -> list[str]:
     if law.offset is None:
         said.append("An offset (a value that no compute goes below) cannot be told from 0 and is left out.")
     if law.sizes is None or law.size_exponent is None:
-        said.append("Which size is best for a budget cannot be told: one model was best wherever two were measured.")
+        said.append("Which size is best for a budget cannot be told: one model was best on the whole frontier.")
     else:
         said.append(f"The best model's Gmac grow as C^{_estimate(law.size_exponent)} along the frontier.")
     return said

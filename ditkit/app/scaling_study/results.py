@@ -109,7 +109,10 @@ class Findings:
                 "add --sizes or --patches"
             )
         if self.law is None:
-            return "no power law is fitted: the frontier has fewer than 3 points; measure more often (--evaluate-every)"
+            return (
+                "no power law is fitted: the frontier, of compute at which two models or more were measured, has fewer "
+                "than 3 points; measure more often (--evaluate-every), or choose sizes nearer to one another"
+            )
         return None
 
     def advice(self, found: Fit) -> list[Advice]:

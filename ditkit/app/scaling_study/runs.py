@@ -32,8 +32,6 @@ class Look:
 
 def existing(candidate: Candidate, folder: Path) -> Run[Recipe] | None:
     """The candidate's run; None where there is none yet. UserError where its recipe is another than the study's."""
-    if folder.is_dir():
-        clear_leftovers(folder)
     if not (folder / "recipe.yaml").is_file():
         return None
     run = open_run(folder)
@@ -64,6 +62,8 @@ def train(candidate: Candidate, folder: Path, means: Means) -> str | None:
         return None
     try:
         if run is None:
+            if folder.is_dir():
+                clear_leftovers(folder)  # of a run that was killed before it had a recipe
             return training.start(candidate.recipe, folder, means)
         return training.resume(folder, {}, means)
     except DivergedError as error:

@@ -23,7 +23,7 @@ from ditkit.app.scaling_study.sampling import drawn, place, tasks
 from ditkit.app.solver_study.choice import Task
 from ditkit.app.training import Means, check_apart, read_data
 from ditkit.base.errors import UserError, unknown
-from ditkit.base.files import alone
+from ditkit.base.files import alone, clear_leftovers
 from ditkit.evaluate import suite
 from ditkit.evaluate.protocol import differences
 from ditkit.train import checkpoint
@@ -58,8 +58,8 @@ class Wanted:
         network: tuple[str, str | None] = ("self", None),
     ) -> Wanted:
         """UserError for options that have no meaning. timed: the recipe's limit of minutes holds for every model."""
-        if metric not in suite.available():
-            raise unknown("metric of --metric", metric, suite.available())
+        if metric not in (known := suite.available().keys() & ORDERED):
+            raise unknown("metric of --metric", metric, known)
         if timed and recipe.train.minutes and not recipe.evaluate.every:
             raise UserError(
                 f"--train.minutes {recipe.train.minutes:g}: how many steps that is depends on the model, so say when "
@@ -106,7 +106,7 @@ class Study:
         for c in self.candidates:
             run = runs.existing(c, place(self.folder, c.folder))
             entries.append(Entry.of(c, run, self.metric, self.sampled.get(c.name, ())))
-        better = ORDERED.get(self.wanted.metric, "lower")
+        better = ORDERED[self.wanted.metric]
         return Findings(self.folder, self.metric, better, self.protocol, tuple(entries), self.wanted.budgets)
 
     @property
@@ -143,6 +143,7 @@ def study(wanted: Wanted, folder: Path) -> str | None:
         runs.existing(c, place(folder, c.folder))
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder, f"study {folder} is being made by another process: wait for it, or stop it"):
+        clear_leftovers(folder)
         against = _reference(wanted.space, facts, folder, kind.device)
         kinds: Any = functools.partial(DenoiserRuns, against=against)
         means = Means(kinds, lambda recipe, autoencoder: (examples, facts))
