@@ -20,10 +20,11 @@ from ditkit.app.recipe_files import load_recipe
 from ditkit.app.run import load_model, open_run
 from ditkit.base.errors import UserError
 from ditkit.base.rng import generator
-from ditkit.convert.autoencoder import CONFIG, WEIGHTS, build_autoencoder, load_autoencoder
+from ditkit.convert.autoencoder import build_autoencoder, load_autoencoder
 from ditkit.convert.autoencoder_diffusers import DiffusersAutoencoder
 from ditkit.convert.autoencoder_layout import AutoencoderLayout
 from ditkit.convert.autoencoder_ldm import LDMAutoencoder
+from ditkit.convert.autoencoder_places import CONFIG, WEIGHTS
 from ditkit.encoders import autoencoder as module
 from ditkit.encoders.autoencoder import AutoencoderKL, Identity, Posterior, encode_keyed
 from ditkit.encoders.autoencoder_blocks import Downsample

@@ -36,7 +36,8 @@ class Data:
     heldout: BelowOne = 0.0
     """Share of each class that is never trained on, to tell memorised samples from new ones."""
     autoencoder: str | None = None
-    """An autoencoder's folder or file: diffuse in its latent space; None: pixels, or a latent store's own."""
+    """An autoencoder's folder, file or name on the hub (OWNER/NAME, OWNER/NAME/FOLDER): diffuse in its latent space;
+    None: pixels, or a latent store's own."""
     normalise: Literal["published", "measured"] = "published"
     """How latents are normalised: by the autoencoder's published constants, or by a latent store's statistics."""
 

@@ -22,7 +22,7 @@ class Options:
     data: str = ""
     """The images: digits (embedded), or a folder or .zip with one subfolder per class, or without classes."""
     autoencoder: str = ""
-    """The autoencoder's folder or file."""
+    """The autoencoder: a folder (also a run), a file of weights, or a name on the hub (OWNER/NAME[/FOLDER])."""
     out: Path | None = None
     """The store's folder: new, or one that was begun with the same settings."""
     size: int | tuple[int, int] | None = None

@@ -13,7 +13,8 @@ from ditkit.app.recipe import AutoencoderNetwork, AutoencoderRecipe
 from ditkit.app.run import Run
 from ditkit.base import registry
 from ditkit.base.errors import UserError
-from ditkit.convert.autoencoder import FOLDER, save_autoencoder
+from ditkit.convert.autoencoder import save_autoencoder
+from ditkit.convert.autoencoder_places import FOLDER
 from ditkit.data.images import Examples
 from ditkit.data.store import is_store
 from ditkit.encoders.autoencoder import Identity, LatentAutoencoder
