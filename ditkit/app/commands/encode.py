@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic.dataclasses import dataclass
 
 from ditkit.app.cli import parse
+from ditkit.app.recipe import Tile
 from ditkit.base.errors import UserError
 from ditkit.train.settings import STRICT, Positive
 
@@ -33,6 +34,8 @@ class Options:
     """How the latents are kept; the halves take half the space."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """How the autoencoder computes."""
+    tile: Tile | None = None
+    """Take images of more latents a side than this apart, to encode them in less memory; None: none."""
     shard: Positive = 512
     """Images per file; what is lost at most when it is killed."""
     device: str = "auto"
@@ -61,6 +64,7 @@ def main(args: Sequence[str]) -> int:
         channels=options.channels,
         dtype=options.dtype,
         precision=options.precision,
+        tile=options.tile,
         shard=options.shard,
         device=options.device,
         workers=options.workers,
