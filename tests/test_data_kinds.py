@@ -97,6 +97,8 @@ def everything(tmp_path):
         str(tmp_path / "shards"): "Shards",
         str(tmp_path / "shards/a-{00..01}.tar"): "Shards",
         str(tmp_path / "shards/a-00.tar"): "Tar",
+        tarred(tmp_path / "sample.tar", {"1.png": 1, "1.cls": "x"}): "Shards",
+        tarred(tmp_path / "classed.tgz", {"x/1.png": 1, "x/1.json": "{}"}, "w:gz"): "Tar",
         tarred(tmp_path / "a.tar.gz", classed, "w:gz"): "Tar",
         tarred(tmp_path / "unnamed", classed): "Tar",
         zipped(tmp_path / "a.zip", classed): "Zip",
@@ -268,6 +270,36 @@ def test_shards_are_samples_of_members_with_one_key(tmp_path):
     assert source.name(4) == "s-001.tar/x/0004.jpg"
 
 
+@pytest.mark.parametrize(("name", "mode"), [("s.tar", "w"), ("s.tar.gz", "w:gz"), ("unnamed", "w")])
+def test_one_shard_alone_is_read_as_in_a_folder(tmp_path, name, mode):
+    source = open_source(tarred(tmp_path / name, samples(0, 4), mode))
+    assert shades(source) == [0, 1, 2, 3]
+    assert source.classes == ("0", "5", "10")
+    assert source.labels.tolist() == [0, 1, 2, 0]
+    assert list(source.captions) == [f"t{i}" for i in range(4)]
+    assert shade(source.extras["mask"](3)) == 252
+
+
+@pytest.mark.parametrize("pack", [None, zipped])
+def test_classes_beside_loose_pictures(tmp_path, pack):
+    files = {"1.png": 1, "1.cls": "dog", "2.png": 2, "2.cls": "cat\n"}
+    spec = str(fill(tmp_path / "set", files)) if pack is None else pack(tmp_path / "set", files)
+    source = open_source(spec)
+    assert source.classes == ("cat", "dog")
+    assert source.labels.tolist() == [1, 0]
+    files = {**files, "3.png": 3}
+    spec = str(fill(tmp_path / "set", files)) if pack is None else pack(tmp_path / "set", files)
+    assert "no label for 1 of 3 images ('3.png')" in refusal(spec)
+
+
+def test_records_of_which_only_the_first_lacks_a_label_or_caption(tmp_path):
+    files = {"1.png": 1, "1.json": "{}", "2.png": 2, "2.json": '{"text": "two"}', "3.png": 3}
+    spec = tarred(tmp_path / "a.tar", files)
+    assert list(open_source(spec).captions) == ["", "two", ""]
+    tarred(tmp_path / "a.tar", {**files, "2.json": '{"label": 3}'})
+    assert "no label for 2 of 3 images ('a.tar/1.png', 'a.tar/3.png')" in refusal(spec)
+
+
 def test_a_pattern_names_shards_and_those_that_are_missing(tmp_path):
     for k in (8, 9, 10):
         tarred(tmp_path / f"s-{k:03}.tar", {"1.png": k, "1.json": json.dumps({"label": f"c{k}"})})
@@ -397,6 +429,22 @@ def test_a_table_of_files_alone_and_of_maps(tmp_path):
     assert [shade(mapped.extras["mask"](i)) for i in range(2)] == [100, 200]
 
 
+def test_captions_may_begin_after_the_first_row(tmp_path):
+    fill(tmp_path, {"1.png": 1, "2.png": 2, "3.png": 3})
+    rows = [{"file": "1.png"}, {"file": "2.png", "text": "two"}, {"file": "3.png", "caption": "three"}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = open_source(tmp_path / "a.jsonl")
+    assert list(source.captions) == ["", "two", "three"]
+    assert source.captions.missing.tolist() == [0]
+
+
+def test_a_column_without_a_name_says_nothing(tmp_path):
+    fill(tmp_path, {"1.png": 1, "2.png": 2, "a.csv": ",file\n0,1.png\n1,2.png\n"})  # as pandas writes its index
+    source = open_source(tmp_path / "a.csv")
+    assert source.labels is source.captions is None
+    assert shades(source) == [1, 2]
+
+
 def test_number_labels_keep_their_order(tmp_path):
     source = open_source(table(tmp_path, "a.jsonl", [("1.png", 10), ("2.png", 9)], ["file", "class"]))
     assert source.classes == ("9", "10")
@@ -436,6 +484,16 @@ def test_all_missing_files_are_listed_and_ten_are_shown(tmp_path):
         ("t.jsonl", '{"file": "a.png", "label": "\\ud800"}', "half of one"),
         ("t.jsonl", '{"file": "a.png", "caption": "\\uD800"}', "half of one"),
         ("t.jsonl", '{"file": "a.png"}\n{"file": "b.png", "label": 3}', "no label for 1 of 2 images"),
+        (
+            "t.jsonl",
+            '{"file": "a.png", "mask_file": "b.png"}\n{"file": "b.png"}',
+            "no mask for 1 of 2 images ('b.png')",
+        ),
+        (
+            "t.jsonl",
+            '{"file": "a.png"}\n{"file": "b.png", "mask_file": "a.png"}',
+            "no mask for 1 of 2 images ('a.png')",
+        ),
         ("t.parquet", b"", "needs pyarrow"),
     ],
 )
@@ -555,6 +613,13 @@ def test_a_hugging_face_data_set(fake_hub, tmp_path):
     assert chosen.classes == ("x9", "x10")
     assert "did you mean 'train'" in refusal("hf:org/name:split=trian")
     assert "did you mean 'fine'" in refusal("hf:org/name:label=fin")
+
+
+def test_a_hugging_face_data_set_of_which_some_rows_lack_a_label(fake_hub):
+    import datasets
+
+    datasets.load_dataset("org/name")["train"].columns["label"] = [1, None, 0, -1]
+    assert "no label for 2 of 4 images ('row 1', 'row 3')" in refusal("hf:org/name")
 
 
 def test_a_hugging_face_data_set_without_the_extra(monkeypatch, tmp_path):
