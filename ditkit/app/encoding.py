@@ -24,7 +24,7 @@ from ditkit.convert.autoencoder import load_autoencoder, save_autoencoder
 from ditkit.data import store as files
 from ditkit.data.decode import MOST_BAD, Bad, survey, too_many_bad
 from ditkit.data.encoding import Interrupted, captions_of, encode_shard
-from ditkit.data.source import Source, open_source
+from ditkit.data.source import Source, located, open_source
 from ditkit.data.store import Manifest, Plan, Record
 from ditkit.encoders.autoencoder import LatentAutoencoder
 
@@ -53,6 +53,7 @@ def encode(job: Job, out: Path) -> Manifest:
     Raises UserError, before anything is encoded, for what does not fit together, and where ``out`` holds a store of
     something else; for a full device and for more than 1% of broken images, after which it can be gone on with.
     """
+    job = dataclasses.replace(job, data=located(job.data))
     source = open_source(job.data)
     _check_out(out, job.data)
     autoencoder = _load(job.autoencoder, job)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,13 +21,14 @@ from ditkit.base.errors import UserError
 from ditkit.base.files import clear_leftovers, expanded, write_text
 from ditkit.data.images import Examples, load_images
 from ditkit.data.loader import batch, prefetch, split_heldout
-from ditkit.data.source import open_source
+from ditkit.data.source import located, open_source, recognised
 from ditkit.data.store import is_store
 from ditkit.encoders.autoencoder import Autoencoder
 from ditkit.train import checkpoint
 from ditkit.train.trainer import Hook, Trainer, stop_on_signals
 
 E = TypeVar("E", bound=Examples)
+T = TypeVar("T", bound=Any)
 
 
 def read_data(recipe: AnyRecipe, autoencoder: Autoencoder) -> tuple[Examples, dict[str, Any]]:
@@ -74,6 +76,7 @@ def start(recipe: AnyRecipe, out: Path) -> str | None:
     """A new run; None when it is trained, else the signal that stopped it. Raises before any folder is made."""
     check_new(out)
     check_apart(out, recipe.data.source)
+    recipe = _findable(recipe)
     kind = find_kind(recipe.kind)(recipe)
     images, facts = read_data(recipe, kind.autoencoder)
     learned, _ = split(images, recipe)
@@ -87,18 +90,32 @@ def start(recipe: AnyRecipe, out: Path) -> str | None:
         return _train(run, kind, trainer, learned, facts)
 
 
-def resume(folder: Path, limits: dict[str, Any]) -> str | None:
-    """Goes on with a run from its newest checkpoint; ``limits``: new values of train.steps and train.minutes."""
+def _findable(recipe: T) -> T:
+    """The recipe with absolute paths of its data, so that the run goes on from any folder."""
+    data, net = recipe.data, recipe.data.autoencoder
+    if net is not None and expanded(net).exists():
+        net = os.path.abspath(expanded(net))
+    return dataclasses.replace(recipe, data=dataclasses.replace(data, source=located(data.source), autoencoder=net))
+
+
+def resume(folder: Path, limits: dict[str, Any], source: str | None = None) -> str | None:
+    """Goes on with a run from its newest checkpoint.
+
+    limits: new values of train.steps and train.minutes. source: where the same images are now; None: where they were.
+    """
     run = open_run(folder, find_kind(kind_of_run(folder)).recipe)
     with run.alone():
         for place in (run.folder, run.folder / "checkpoints", run.samples):
             clear_leftovers(place)
-        return _go_on(run, limits)
+        return _go_on(run, limits, source)
 
 
-def _go_on(run: Run[Any], limits: dict[str, Any]) -> str | None:
+def _go_on(run: Run[Any], limits: dict[str, Any], source: str | None) -> str | None:
     recipe = dataclasses.replace(run.recipe, train=dataclasses.replace(run.recipe.train, **limits))
+    if source is not None:
+        recipe = _findable(dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, source=source)))
     folder, run = run.folder, Run(run.folder, recipe)
+    _check_there(run)
     found = open_checkpoint(checkpoint.latest(folder)) if checkpoint.steps(folder) else None
     kind = find_kind(recipe.kind)(recipe)
     if found:
@@ -110,13 +127,24 @@ def _go_on(run: Run[Any], limits: dict[str, Any]) -> str | None:
     trainer = Trainer(kind.task(facts, learned), recipe.train)
     if found:
         _restore(trainer, found)
-    if limits:
+    if limits or source is not None:
         write_text(folder / "recipe.yaml", to_yaml(recipe))
     dropped = run.forget_after(trainer.step)
     note = f"resumed at step {trainer.step}" + (f"; {dropped} later log records are made anew" if dropped else "")
     run.append({"event": "resume", "step": trainer.step, "note": note})
     tqdm.write(note)
     return _train(run, kind, trainer, learned, facts)
+
+
+def _check_there(run: Run[Any]) -> None:
+    """Raises UserError where a run's data are not where its recipe says."""
+    source = run.recipe.data.source
+    if recognised(source) is None and not expanded(source).exists():
+        where = "" if os.path.isabs(expanded(source)) else f" in {os.getcwd()}"
+        raise UserError(
+            f"data {source!r} of run {run.folder} does not exist{where}: put the images back, or say where they are "
+            f"now: ditkit train --resume {run.folder} --data PLACE"
+        )
 
 
 def _restore(trainer: Trainer, found: checkpoint.Checkpoint) -> None:
