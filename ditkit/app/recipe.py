@@ -32,6 +32,9 @@ class Data:
     """How images are brought to that size in training (ditkit info crops)."""
     crop_options: dict[str, float] = dataclasses.field(default_factory=dict)
     """Options of the crop, such as least 0.5."""
+    buckets: Positive | None = None
+    """Aspect-ratio buckets: images keep about their shape, in batches of one shape each with sides that are multiples
+    of so many pixels and the area of data.size squared; None: all in one shape."""
     classes: bool = True
     """Condition on the classes where the source has them."""
     flip: bool = False

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from tqdm import tqdm
 
 from ditkit.app import build
@@ -19,6 +20,7 @@ from ditkit.app.run import Run, check_autoencoder, check_new, create, kind_of_ru
 from ditkit.app.stored import read_latents
 from ditkit.base.errors import UserError
 from ditkit.base.files import clear_leftovers, expanded, write_text
+from ditkit.data.buckets import BucketSet, load_buckets
 from ditkit.data.images import Examples, load_images
 from ditkit.data.loader import batch, prefetch, split_heldout
 from ditkit.data.source import located, open_source, recognised
@@ -39,7 +41,9 @@ def read_data(recipe: AnyRecipe, autoencoder: Autoencoder) -> tuple[Examples, di
     if is_store(recipe.data.source):
         return read_latents(recipe.data)
     source = open_source(recipe.data.source)
-    images = load_images(source, size=recipe.data.size, channels=recipe.data.channels, crop=build.crop(recipe.data))
+    how = {"size": recipe.data.size, "channels": recipe.data.channels, "crop": build.crop(recipe.data)}
+    multiple = recipe.data.buckets
+    images = load_images(source, **how) if multiple is None else load_buckets(source, multiple, **how)
     if not recipe.data.classes:
         images.labels, images.classes = None, ()
     channels, height, width = autoencoder.latent_shape(images.shape)
@@ -79,6 +83,7 @@ def start(recipe: AnyRecipe, out: Path) -> str | None:
     recipe = _findable(recipe)
     kind = find_kind(recipe.kind)(recipe)
     images, facts = read_data(recipe, kind.autoencoder)
+    _check_shapes(kind, images, facts)
     learned, _ = split(images, recipe)
     trainer = Trainer(kind.task(facts, learned), recipe.train)
     run = create(out, kind.settings)
@@ -88,6 +93,20 @@ def start(recipe: AnyRecipe, out: Path) -> str | None:
         tqdm.write(note)
     with run.alone():
         return _train(run, kind, trainer, learned, facts)
+
+
+def _check_shapes(kind: Kind, images: Examples, facts: dict[str, Any]) -> None:
+    """Raises UserError where the network does not take every shape of the images."""
+    if not isinstance(images, BucketSet):
+        return
+    with torch.device("meta"):
+        net = kind.network(kind.settings, facts)
+        for height_width in images.used:
+            try:
+                shape = kind.autoencoder.latent_shape((images.shape[0], *height_width))
+                net(*kind.example(kind.settings, facts | {"input_size": list(shape[1:])}))
+            except UserError as error:
+                raise UserError(f"--data.buckets {kind.settings.data.buckets}: {error}") from error
 
 
 def _findable(recipe: T) -> T:

@@ -21,6 +21,7 @@ from ditkit.base import rng
 from ditkit.base.errors import UserError
 from ditkit.base.files import expanded
 from ditkit.data import store as files
+from ditkit.data.order import Groups
 from ditkit.data.store import Manifest, Plan
 from ditkit.encoders.autoencoder import per_channel, whitened_identity
 
@@ -157,6 +158,7 @@ class Latents:
     labels: Tensor | None
     classes: tuple[str, ...]
     indices: Tensor
+    groups: Groups | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:

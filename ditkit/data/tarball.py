@@ -180,7 +180,7 @@ def is_shard(path: Path) -> bool:
 
 
 def keyed(name: str) -> tuple[str, str]:
-    """A member's name as WebDataset reads it: the sample's key, up to the first dot in its file's name, and the rest."""
+    """A member's name as WebDataset has it: its sample's key, up to the file name's first dot, and the rest."""
     folder, slash, file = name.rpartition("/")
     stem, _, ending = file.partition(".")
     return folder + slash + stem, ending

@@ -48,6 +48,10 @@ class AutoencoderRuns:
                 f"--data {recipe.data.source} with autoencoder {recipe.data.autoencoder}: an autoencoder learns from "
                 "images; give those, without --data.autoencoder"
             )
+        if recipe.data.buckets is not None:
+            raise UserError(
+                f"--data.buckets {recipe.data.buckets}: an autoencoder learns from images of one shape; leave it out"
+            )
         if recipe.train.compile:
             raise UserError("--train.compile True: an autoencoder's losses cannot be compiled; leave it out")
         self.autoencoder = Identity()
