@@ -33,8 +33,8 @@ class Data:
     crop_options: dict[str, float] = dataclasses.field(default_factory=dict)
     """Options of the crop, such as least 0.5."""
     buckets: Positive | None = None
-    """Aspect-ratio buckets: images keep about their shape, in batches of one shape each with sides that are multiples
-    of so many pixels and the area of data.size squared; None: all in one shape."""
+    """Aspect-ratio buckets: images keep about their shape, in batches of one shape each, whose sides are multiples of
+    so many pixels and whose area is that of the square of side data.size; None: all in one shape."""
     classes: bool = True
     """Condition on the classes where the source has them."""
     flip: bool = False

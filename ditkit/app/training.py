@@ -99,14 +99,14 @@ def _check_shapes(kind: Kind, images: Examples, facts: dict[str, Any]) -> None:
     """Raises UserError where the network does not take every shape of the images."""
     if not isinstance(images, BucketSet):
         return
-    with torch.device("meta"):
-        net = kind.network(kind.settings, facts)
-        for height_width in images.used:
-            try:
-                shape = kind.autoencoder.latent_shape((images.shape[0], *height_width))
+    try:
+        with torch.device("meta"):
+            net = kind.network(kind.settings, facts)
+            for size in images.used:
+                shape = kind.autoencoder.latent_shape((images.shape[0], *size))
                 net(*kind.example(kind.settings, facts | {"input_size": list(shape[1:])}))
-            except UserError as error:
-                raise UserError(f"--data.buckets {kind.settings.data.buckets}: {error}") from error
+    except UserError as error:
+        raise UserError(f"--data.buckets {kind.settings.data.buckets}: {error}") from error
 
 
 def _findable(recipe: T) -> T:

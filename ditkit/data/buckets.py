@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
 from collections.abc import Sequence
 
 import numpy as np
@@ -77,7 +76,9 @@ class BucketSet(LazyImageSet):
 
     def subset(self, rows: Tensor) -> BucketSet:
         """The set of the pictures of ``rows`` (M,) int64, in that order, with the same classes and buckets."""
-        return BucketSet(self._decoder, self.indices[rows], Groups(self._of[rows]), self.shapes, self._how)
+        some = BucketSet(self._decoder, self.indices[rows], Groups(self._of[rows]), self.shapes, self._how)
+        some.skipped += self.skipped
+        return some
 
     def _size(self, row: int) -> Size:
         return self.shapes[int(self._of[row])]
@@ -108,39 +109,35 @@ def load_buckets(
 ) -> BucketSet:
     """The pictures of a source in aspect-ratio buckets, whose sides are multiples of ``multiple`` pixels.
 
-    size: the side of the square that all buckets have the area of, in pixels; None is that of the commonest area.
+    size: the side of the square that all buckets have the area of, in pixels.
     channels: as for ``load_images``. crop: of each picture to the shape of its bucket.
 
     Every header is read. Pictures whose header cannot be read take no part and are named in ``skipped``. Raises
-    UserError for (H, W) as size, and when more than 1% cannot be read.
+    UserError for another size, and when more than 1% cannot be read.
     """
-    if not (size is None or isinstance(size, int)):
-        raise UserError(f"size {size} with buckets: expected one number, the side of the square of their area")
+    if not isinstance(size, int):
+        raise UserError(
+            f"size {size} with buckets: expected one number of pixels, the side of the square of their area; give "
+            "--data.size 256, say"
+        )
     seen = sizes_of(source, progress)
-    good = [size for size in seen if not isinstance(size, Bad)]
-    bad = [size for size in seen if isinstance(size, Bad)]
+    good = [one for one in seen if not isinstance(one, Bad)]
+    bad = [one for one in seen if isinstance(one, Bad)]
     if len(bad) > MOST_BAD * len(source):
         raise too_many_bad(source, bad)
-    side = size or _common_side(good, multiple)
-    found = shapes(side, multiple)
-    indices = torch.tensor([i for i, size in enumerate(seen) if not isinstance(size, Bad)], dtype=torch.int64)
+    found = shapes(size, multiple)
+    indices = torch.tensor([i for i, one in enumerate(seen) if not isinstance(one, Bad)], dtype=torch.int64)
     groups = Groups(assign(good, found))
     used = groups.of.unique().tolist()
     note = (
         f"{len(good):,} images in {len(used)} aspect-ratio buckets from {_by(found[used[0]])} to "
         f"{_by(found[used[-1]])}, decoded as needed"
     )
-    how = How(default_workers((side, side)), [note], crop)
-    decoder = Decoder(source, (side, side), channels or survey(source, progress).most_channels)
+    how = How(default_workers((size, size)), [note], crop)
+    decoder = Decoder(source, (size, size), channels or survey(source, progress).most_channels)
     images = BucketSet(decoder, indices, groups, found, how)
     images.skipped += [(one.name, one.reason) for one in bad]
     return images
-
-
-def _common_side(sizes: Sequence[Size], multiple: int) -> int:
-    """The side of a square of the commonest area, as a multiple."""
-    area = statistics.mode(height * width for height, width in sizes)
-    return max(1, round(math.sqrt(area) / multiple)) * multiple
 
 
 def _by(size: Size) -> str:

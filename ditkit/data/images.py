@@ -175,7 +175,8 @@ class LazyImageSet:
         return torch.from_numpy(np.stack(pixels)) if pixels else torch.empty((0, *self.shape), dtype=torch.uint8)
 
     def _decode(self, row: int, placed: Placed | None) -> np.ndarray:
-        decode = dataclasses.replace(self._decoder, size=self._size(row))
+        size = self._size(row)
+        decode = dataclasses.replace(self._decoder, size=size, still=self._crop.still(size))
         for candidate in self._alike(row):
             if candidate in self._bad:
                 continue
