@@ -4,10 +4,13 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from ditkit.app.names import SOURCES
+from ditkit.app.pictures import grid
 from ditkit.base.registry import members
 from ditkit.data import source as sources
 from ditkit.data.source import located, open_source
@@ -102,3 +105,44 @@ def test_sample_data_refuses_before_it_reads(here, args, words, monkeypatch):
     monkeypatch.setattr("ditkit.data.images.load_images", never)
     refused(ditkit("sample-data", "pets", "--out", "drawn", *args), words)
     assert len(open_source("pets")) == 20
+
+
+def test_captions_that_are_missing_for_some_are_said(here):
+    (here / "pets/a/0.txt").write_text("the first")
+    expected = "19 of 20 images have no caption, theirs is empty: 'a/1.png', 'a/2.png', 'a/3.png', ..."
+    made(train("pets", "run", "--train.steps", 1))
+    assert expected in (here / "run/log.jsonl").read_text()
+    write(here / "vae", tiny(widths=(8, 16), channels=1))
+    said = made(ditkit("encode", "--data", "pets", "--autoencoder", "vae", "--out", "store", "--device", "cpu"))
+    assert expected in said.out
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(2, "LA"), (4, "RGBA")])
+def test_images_with_alpha_are_trained_on_and_drawn(channels, mode, tmp_path):
+    for i in range(8):
+        path = tmp_path / f"set/{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGBA", (8, 8), (i * 30, 0, 255 - i * 30, i * 36)).save(path)
+    made(train(tmp_path / "set", tmp_path / "run", "--data.channels", channels, "--train.sample-every", 2))
+    assert Image.open(tmp_path / "run/samples/step-0000004.png").mode == mode
+    made(ditkit("sample", tmp_path / "run", "--num", 2, "--out", tmp_path / "drawn"))
+    assert {Image.open(path).mode for path in (tmp_path / "drawn").glob("*.png")} == {mode}
+    said = train(tmp_path / "set", tmp_path / "other", "--data.channels", channels, "--evaluate-every", 2)
+    refused(said, f"channels {channels}", "--evaluate-every")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (2, "LA"), (3, "RGB"), (4, "RGBA")])
+@pytest.mark.parametrize("background", [None, 7])
+def test_sheets_of_any_channels(channels, mode, background):
+    images = np.arange(3 * channels * 4, dtype=np.uint8).reshape(3, channels, 2, 2) + 10
+    sheet = grid(images, 2, padding=1, background=background)
+    alpha = channels % 2 == 0 or background is None
+    assert sheet.mode == (mode if channels % 2 == 0 or not alpha else {"L": "LA", "RGB": "RGBA"}[mode])
+    pixels = np.atleast_3d(np.asarray(sheet))
+    np.testing.assert_array_equal(pixels[3:5, 0:2, :channels], images[2].transpose(1, 2, 0))
+    if channels % 2 and alpha:
+        assert (pixels[3:5, 0:2, -1] == 255).all()
+    colours = pixels.shape[2] - alpha
+    assert (pixels[2, :, :colours] == (background or 0)).all()
+    assert not alpha or (pixels[2, :, -1] == (0 if background is None else 255)).all()

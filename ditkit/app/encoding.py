@@ -24,7 +24,7 @@ from ditkit.convert.autoencoder import load_autoencoder, save_autoencoder
 from ditkit.data import store as files
 from ditkit.data.decode import MOST_BAD, Bad, survey, too_many_bad
 from ditkit.data.encoding import Interrupted, TextEncoder, captions_of, encode_shard
-from ditkit.data.source import Source, located, open_source
+from ditkit.data.source import Source, caption_notes, located, open_source
 from ditkit.data.store import Manifest, Plan, Record
 from ditkit.encoders.autoencoder import LatentAutoencoder
 
@@ -61,6 +61,8 @@ def encode(job: Job, out: Path, text: TextEncoder | None = None) -> Manifest:
     _check_out(out, job.data)
     autoencoder = _load(job.autoencoder, job)
     plan = make_plan(job, source, autoencoder, text)
+    for note in caption_notes(source):
+        tqdm.write(note)
     out.mkdir(parents=True, exist_ok=True)
     busy = f"latent store {out} is being encoded by another process: wait for it, or stop it"
     with alone(out, busy):

@@ -20,7 +20,7 @@ from ditkit.data.decode import MOST_BAD, Bad, Decoder, attempt, default_workers,
 from ditkit.data.images import CENTRE, LazyImageSet
 from ditkit.data.order import Groups
 from ditkit.data.preprocess import upright_size
-from ditkit.data.source import Source
+from ditkit.data.source import Source, caption_notes
 
 AREA = 0.05
 """The area of a bucket differs from the wanted one by this share at most."""
@@ -133,7 +133,7 @@ def load_buckets(
         f"{len(good):,} images in {len(used)} aspect-ratio buckets from {_by(found[used[0]])} to "
         f"{_by(found[used[-1]])}, decoded as needed"
     )
-    how = How(default_workers((size, size)), [note], crop)
+    how = How(default_workers((size, size)), [note, *caption_notes(source)], crop)
     decoder = Decoder(source, (size, size), channels or survey(source, progress).most_channels)
     images = BucketSet(decoder, indices, groups, found, how)
     images.skipped += [(one.name, one.reason) for one in bad]

@@ -21,7 +21,7 @@ from ditkit.data.crops import Centre, Crop, Placed, Size
 from ditkit.data.decode import MOST_BAD, Bad, Decoder, Survey, default_workers, survey, too_many_bad
 from ditkit.data.order import Groups
 from ditkit.data.preprocess import MODES
-from ditkit.data.source import Source
+from ditkit.data.source import Source, caption_notes
 
 MEMORY = 2 * 2**30
 """Bytes of pixels up to which a set is held in memory."""
@@ -267,7 +267,7 @@ def _notes_of(decoder: Decoder, seen: Survey, crop: Crop) -> list[str]:
         notes.append(
             f"{others:,} of {seen.total:,} images looked at are resized and centre-cropped to {_by(decoder.covering)}"
         )
-    return notes
+    return notes + caption_notes(decoder.source)
 
 
 class _Loading:
@@ -342,4 +342,4 @@ class _Loading:
             notes.append(
                 f"{len(self.bad):,} of {good + len(self.bad):,} images do not decode and were skipped: {named}"
             )
-        return notes
+        return notes + caption_notes(self.decoder.source)

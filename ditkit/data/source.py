@@ -17,6 +17,7 @@ from PIL import Image
 from ditkit.base.errors import UserError, nearest
 from ditkit.base.files import expanded
 from ditkit.base.registry import members
+from ditkit.data.layout import some
 from ditkit.data.spec import word_of
 
 
@@ -90,6 +91,15 @@ def located(spec: str) -> str:
     kind = recognised(spec)
     by_word = kind is not None and word_of(spec) in kind.words
     return spec if by_word or (kind is None and not expanded(spec).exists()) else os.path.abspath(expanded(spec))
+
+
+def caption_notes(source: Source) -> list[str]:
+    """A line for the log where some pictures have no caption, as far as is known without reading every one."""
+    missing = getattr(source.captions, "missing", ())
+    if not len(missing):
+        return []
+    named = some([source.name(int(i)) for i in missing[:4]])
+    return [f"{len(missing):,} of {len(source):,} images have no caption, theirs is empty: {named}"]
 
 
 def _kinds() -> list[type[Source]]:

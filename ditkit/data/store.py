@@ -321,7 +321,8 @@ def check_sizes(store: Path, manifest: Manifest) -> None:
 
 def check_shard(path: Path, plan: Plan, rows: int, tensors: dict[str, Tensor]) -> None:
     """Raises UserError where a shard's tensors are not those of the plan, or of other rows than the manifest says."""
-    wanted: dict[str, tuple[int, ...]] = dict.fromkeys(("mean", "std"), (rows, 2, *plan.shape)) | {"index": (rows,)}
+    moments = (rows, 2, *plan.shape)
+    wanted: dict[str, tuple[int, ...]] = {"mean": moments, "std": moments, "index": (rows,)}
     if plan.labels:
         wanted["label"] = (rows,)
     if plan.captions:
