@@ -129,12 +129,19 @@ def test_every_kind_keeps_the_protocol(everything):
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz", "w:bz2"])
 def test_a_tar_is_read_in_place(tmp_path, mode):
-    files = {"./10/b.png": 4, "./2/a.png": 3, "./2/a.txt": "a cat", "../../2/up.png": 9, "__MACOSX/2/._a.png": 0}
+    files = {
+        "./10/b.png": 4,
+        "./2/a.png": 3,
+        "./2/a.txt": "a cat",
+        "10/b.txt": "b",
+        "../../2/up.png": 9,
+        "__MACOSX/2/._a.png": 0,
+    }
     source = open_source(tarred(tmp_path / "a.tar", files, mode))
     assert source.classes == ("2", "10")
     assert shades(source) == [3, 9, 4]
-    assert list(source.captions) == ["a cat", "", ""]
-    assert source.captions.missing.tolist() == [1, 2]
+    assert list(source.captions) == ["a cat", "", "b"]
+    assert source.captions.missing.tolist() == [1]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tar"]  # nothing is unpacked
 
 

@@ -107,6 +107,17 @@ def test_sample_data_refuses_before_it_reads(here, args, words, monkeypatch):
     assert len(open_source("pets")) == 20
 
 
+@pytest.mark.parametrize("how", [[], ["--data.crop", "random"], ["--data.buckets", 4, "--data.size", 8]])
+def test_images_that_do_not_decode_are_named_once_and_at_the_end(how, tmp_path):
+    data = draw_images(tmp_path / "set", [f"{i:03}.png" for i in range(150)])
+    content = (data / "007.png").read_bytes()
+    (data / "007.png").write_bytes(content[:50])  # the header is whole, the pixels are cut short
+    said = made(train(data, tmp_path / "run", *how, "--train.batch-size", 50, "--train.steps", 4))
+    records = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert [r["image"] for r in records if r.get("event") == "skipped"] == ["007.png"]
+    assert said.out.splitlines()[-1].startswith("images that do not decode and were skipped: 1, 007.png ("), said.out
+
+
 def test_captions_that_are_missing_for_some_are_said(here):
     (here / "pets/a/0.txt").write_text("the first")
     expected = "19 of 20 images have no caption, theirs is empty: 'a/1.png', 'a/2.png', 'a/3.png', ..."

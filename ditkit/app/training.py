@@ -32,6 +32,9 @@ from ditkit.train.trainer import Hook, Trainer, stop_on_signals
 E = TypeVar("E", bound=Examples)
 T = TypeVar("T", bound=Any)
 
+_NAMED = 10
+"""Images that are named at the end of a training."""
+
 
 def read_data(recipe: AnyRecipe, autoencoder: Autoencoder) -> tuple[Examples, dict[str, Any]]:
     """The recipe's examples, and the facts about them that the model and later readers need, as JSON values.
@@ -196,6 +199,10 @@ def _train(run: Run[Any], kind: Kind, trainer: Trainer, images: Examples, facts:
         if not trainer.stopping:
             for picture in shown:
                 picture.call(trainer)
+    if images.skipped:
+        named = "; ".join(f"{name} ({reason})" for name, reason in images.skipped[:_NAMED])
+        more = "; ..." if len(images.skipped) > _NAMED else ""
+        tqdm.write(f"images that do not decode and were skipped: {len(images.skipped):,}, {named}{more}")
     return trainer.stopping
 
 
