@@ -194,13 +194,15 @@ def test_nested_archives_are_named(tmp_path, pack):
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_a_zip_of_every_method_behind_other_bytes_is_read(tmp_path, method):
-    with (tmp_path / "a.zip").open("wb") as file:
-        file.write(b"#!/bin/sh\n")
-        with zipfile.ZipFile(file, "a", method) as archive:
-            for i in range(3):
-                with archive.open(f"{i}.png", "w", force_zip64=True) as member:
-                    member.write(png(i))
+@pytest.mark.parametrize("limit", [zipfile.ZIP64_LIMIT, 0])  # beyond which sizes and places take 64 bits
+def test_a_zip_of_every_method_behind_other_bytes_is_read(tmp_path, method, limit, monkeypatch):
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", limit)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", method) as archive:
+        for i in range(3):
+            with archive.open(f"{i}.png", "w", force_zip64=True) as member:
+                member.write(png(i))
+    (tmp_path / "a.zip").write_bytes(b"#!/bin/sh\n" + packed.getvalue())
     assert shades(open_source(str(tmp_path / "a.zip"))) == [0, 1, 2]
 
 
