@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from ditkit.app import build, guiding
+from ditkit.app import build, costing, guiding
 from ditkit.app.looking import Looking, check_best
 from ditkit.app.pictures import grid, save_png
 from ditkit.app.recipe import Recipe
 from ditkit.app.run import Model, Run, check_sampling
+from ditkit.app.spending import Subject, Work
 from ditkit.base.errors import UserError
 from ditkit.condition import Condition
 from ditkit.data.images import Examples
@@ -51,6 +52,11 @@ class DenoiserRuns:
         """See ``Kind``."""
         label = torch.zeros(1, dtype=torch.int64) if facts["classes"] else None
         return torch.zeros(1, facts["channels"], *facts["input_size"]), torch.zeros(1), Condition(label=label)
+
+    @staticmethod
+    def works(subject: Subject) -> list[Work]:
+        """See ``Kind``: sampling and training."""
+        return [costing.sampling(subject), costing.denoising(subject)]
 
     def task(self, facts: dict[str, Any], images: Examples) -> Denoising:
         """See ``Kind``."""
