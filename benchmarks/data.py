@@ -98,6 +98,10 @@ def _measured(work: Callable[..., int], *values: object) -> tuple[float, float, 
 
 def peak() -> int:
     """The most memory that this process has had, in bytes."""
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.exists() else ():
+        if line.startswith("VmHWM:"):  # the other count begins with what the process that started this one had
+            return int(line.split()[1]) * 1024
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
 

@@ -236,7 +236,7 @@ def test_side_cars_are_captions(tmp_path, pack):
     assert source.captions.missing.tolist() == [1]
     before = source.fingerprint()
     files["a/1.txt"] = "another"
-    fill(tmp_path / "set", files) if pack is None else pack(tmp_path / "set", files)
+    fill(tmp_path / "set", {"a/1.txt": "another"}) if pack is None else pack(tmp_path / "set", files)
     assert open_source(spec).fingerprint() != before
 
 
