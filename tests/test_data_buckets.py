@@ -6,9 +6,18 @@ import pytest
 import torch
 from PIL import Image
 
+from ditkit.app.run import open_run
+from ditkit.app.stored import read_images
 from ditkit.base.errors import UserError
-from ditkit.data.buckets import Buckets, BucketSet, assign, shapes
+from ditkit.base.pixels import to_uint8
+from ditkit.data.buckets import assign, load_buckets, shapes
+from ditkit.data.crops import Random
+from ditkit.data.images import CENTRE
+from ditkit.data.loader import batch
+from ditkit.data.order import Groups
+from ditkit.data.preprocess import prepare
 from ditkit.data.source import open_source
+from tests.running import assert_same_tensors, ditkit, losses, made, train, weights
 from tests.test_data_preprocess import scene
 
 
@@ -42,30 +51,50 @@ def test_each_picture_goes_where_it_is_cut_least():
         assert distances[bucket] == min(distances)
 
 
+def epoch_of(groups, epoch, **how):
+    """The turns of an epoch."""
+    steps = groups.steps(how["batch_size"])
+    return [groups.turn(step=epoch * steps + k, **how) for k in range(steps)]
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 50])
-def test_every_row_once_an_epoch_in_batches_of_one_bucket(batch_size):
+def test_every_row_once_an_epoch_in_batches_of_one_group(batch_size):
     of = torch.arange(23) % 7 % 3
-    buckets = Buckets(of, batch_size, seed=1)
     for epoch in range(3):
-        groups = [buckets.group(epoch * buckets.steps + k) for k in range(buckets.steps)]
-        assert torch.cat([group.index for group in groups]).sort().values.tolist() == list(range(23))
-        assert all((of[group.index] == group.bucket).all() for group in groups)
-        assert all(group.epoch == epoch and 1 <= len(group.index) <= batch_size for group in groups)
-        for bucket in range(3):  # one batch that is not full at most
-            assert sum(len(g.index) < batch_size for g in groups if g.bucket == bucket) <= 1
+        turns = epoch_of(Groups(of), epoch, batch_size=batch_size, seed=1)
+        assert torch.cat([turn.index for turn in turns]).sort().values.tolist() == list(range(23))
+        assert all(len(of[turn.index].unique()) == 1 for turn in turns)
+        assert all((turn.epoch == epoch).all() and 1 <= len(turn.index) <= batch_size for turn in turns)
+        for group in range(3):  # one batch that is not full at most
+            assert sum(len(t.index) < batch_size for t in turns if of[t.index[0]] == group) <= 1
 
 
 def test_the_order_follows_from_seed_and_step_alone():
     of = torch.arange(40) % 3
-    one, same, other = Buckets(of, 4, 1), Buckets(of.clone(), 4, 1), Buckets(of, 4, 2)
-    steps = list(range(2 * one.steps))
-    first = [one.group(step).index.tolist() for step in steps]
-    assert first == [same.group(step).index.tolist() for step in reversed(steps)][::-1]
-    assert first != [other.group(step).index.tolist() for step in steps]
-    assert first[: one.steps] != first[one.steps :]
-    assert [one.group(step).bucket for step in steps[: one.steps]] != sorted(
-        one.group(s).bucket for s in steps[: one.steps]
-    )
+    steps = Groups(of).steps(4)
+
+    def order(seed, numbers):
+        groups = Groups(of.clone())
+        return {k: groups.turn(step=k, batch_size=4, seed=seed).index.tolist() for k in numbers}
+
+    whole = order(1, range(2 * steps))
+    assert whole == order(1, reversed(range(2 * steps)))  # a resume at any step
+    assert whole != order(2, range(2 * steps))
+    assert [*whole.values()][:steps] != [*whole.values()][steps:]
+    shown = [int(of[whole[k][0]]) for k in range(steps)]
+    assert shown != sorted(shown)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_processes_share_a_batch_without_changing_it(world):
+    groups = Groups(torch.arange(23) % 3)
+    for step in range(2 * groups.steps(6)):
+        how = {"step": step, "batch_size": 6, "seed": 4}
+        parts = [groups.turn(**how, rank=rank, world=world) for rank in range(world)]
+        assert torch.equal(torch.cat([part.index for part in parts]), groups.turn(**how).index)
+        assert max(len(part.index) for part in parts) - min(len(part.index) for part in parts) <= 1
+    with pytest.raises(UserError, match=r"batch size 8 .* over 3 processes"):
+        groups.turn(step=0, batch_size=8, seed=0, world=3)
 
 
 @pytest.fixture
@@ -78,48 +107,107 @@ def mixed(tmp_path):
     return tmp_path / "mixed"
 
 
+def load(path, **how):
+    return load_buckets(open_source(path), 4, **({"size": 32, "progress": False} | how))
+
+
+def batches(images, epochs=1, batch_size=2, seed=0, **how):
+    steps = range(epochs * images.groups.steps(batch_size))
+    return [batch(images, step=step, batch_size=batch_size, seed=seed, **how) for step in steps]
+
+
 def test_batches_have_the_shape_of_their_bucket_and_the_labels_of_their_pictures(mixed):
-    images = BucketSet(open_source(mixed), 32, 4, 3, progress=False)
-    buckets = Buckets(images.of, 2, seed=0)
+    images = load(mixed)
     seen, found = [], set()
-    for step in range(buckets.steps):
-        made = images.batch(buckets, step)
-        assert made.x0.shape[2:] == images.shapes[buckets.group(step).bucket]
-        assert made.x0.shape[1] == 3
-        assert made.condition.label.tolist() == images.labels[made.index].tolist()
-        seen += images.indices[made.index].tolist()
-        found.add(tuple(made.x0.shape[2:]))
+    for shown in batches(images):
+        bucket = int(images.groups.of[shown.index].unique())
+        assert shown.x0.shape[1:] == (3, *images.shapes[bucket])
+        assert shown.condition.label.tolist() == images.labels[shown.index].tolist()
+        for x, row in zip(shown.x0, shown.index.tolist(), strict=True):
+            picture = open_source(mixed).open(int(images.indices[row]))
+            assert to_uint8(x).tolist() == prepare(picture, images.shapes[bucket], 3).tolist()
+        seen += images.indices[shown.index].tolist()
+        found.add(tuple(shown.x0.shape[2:]))
     assert sorted(seen) == list(range(7))
     assert len(found) >= 3
-    tall = images.batch(buckets, next(s for s in range(99) if images.shapes[buckets.group(s).bucket][0] > 40)).x0
-    assert tall.shape[2] > tall.shape[3]
+    assert set(images.used) == found
+    assert any(height > width for height, width in found)
+    assert any(height < width for height, width in found)
 
 
-def test_flips_are_drawn_by_epoch_and_row(mixed):
-    images = BucketSet(open_source(mixed), 32, 4, 3, progress=False)
-
-    def flipped(batch_size, epoch):
-        buckets = Buckets(images.of, batch_size, seed=3)
-        found = {}
-        for step in range(epoch * buckets.steps, (epoch + 1) * buckets.steps):
-            plain, turned = images.batch(buckets, step), images.batch(buckets, step, flip=True)
-            for row, x, y in zip(plain.index.tolist(), plain.x0, turned.x0, strict=True):
-                found[row] = not torch.equal(x, y)
-                assert torch.equal(y, x.flip(-1) if found[row] else x)
-        return found
-
-    assert flipped(1, 0) == flipped(3, 0)
-    assert set(flipped(1, 0).values()) == {True, False}
-    assert any(flipped(1, 0) != flipped(1, epoch) for epoch in (1, 2))
+def test_a_subset_keeps_the_buckets(mixed):
+    images = load(mixed)
+    rows = torch.tensor([4, 1, 2])
+    some = images.subset(rows)
+    assert some.groups.of.tolist() == images.groups.of[rows].tolist()
+    assert some.indices.tolist() == images.indices[rows].tolist()
+    for row in range(3):
+        one, none = torch.tensor([row]), torch.zeros(1, dtype=torch.bool)
+        assert torch.equal(some.draw(one, none, 0, 0), images.draw(rows[one], none, 0, 0))
 
 
-def test_pictures_that_do_not_decode_take_no_part_and_are_named_once(mixed):
+def drawn_in(images, epoch, batch_size, **how):
+    """What is shown of each row in an epoch."""
+    steps = images.groups.steps(batch_size)
+    numbers = range(epoch * steps, (epoch + 1) * steps)
+    parts = [batch(images, step=step, batch_size=batch_size, seed=3, **how) for step in numbers]
+    return {row: x for part in parts for row, x in zip(part.index.tolist(), part.x0, strict=True)}
+
+
+def test_flips_and_crops_are_drawn_by_epoch_and_row(mixed):
+    for crop, how in ((CENTRE, {"flip": True}), (Random(0.5, 0.8), {})):
+        images = load(mixed, crop=crop)
+        first, again, later = (drawn_in(images, epoch, size, **how) for epoch, size in ((0, 1), (0, 3), (1, 1)))
+        assert all(torch.equal(first[row], again[row]) for row in range(7))
+        assert not all(torch.equal(first[row], later[row]) for row in range(7))
+
+
+def test_pictures_that_do_not_decode_are_named_once_and_others_take_their_place(mixed, monkeypatch):
+    monkeypatch.setattr("ditkit.data.buckets.MOST_BAD", 0.3)
+    monkeypatch.setattr("ditkit.data.images.MOST_BAD", 0.3)
     (mixed / "a/x.png").write_text("no picture")
-    Image.new("RGB", (40, 40)).save(mixed / "b/y.png")
     content = (mixed / "b/1.png").read_bytes()
     (mixed / "b/y.png").write_bytes(content[: len(content) // 2])
-    images = BucketSet(open_source(mixed), 32, 4, 3, progress=False)
-    buckets = Buckets(images.of, 3, seed=0)
-    shown = [int(row) for step in range(2 * buckets.steps) for row in images.batch(buckets, step).index]
-    assert len(shown) == 14
+    images = load(mixed, channels=3)
+    assert len(images) == 8
+    made = batches(images, epochs=2)
+    assert sum(len(part.x0) for part in made) == 16
     assert [name for name, _ in images.skipped] == ["a/x.png", "b/y.png"]
+    monkeypatch.setattr("ditkit.data.buckets.MOST_BAD", 0.01)
+    with pytest.raises(UserError, match=r"at least 1 of 9 images do not decode.*a/x\.png"):
+        load(mixed, channels=3)
+
+
+BUCKETED = ["--data.buckets", 4, "--data.size", 16, "--data.flip"]
+
+
+def test_training_on_buckets_resumes_in_the_middle_of_an_epoch(mixed, tmp_path):
+    made(train(mixed, tmp_path / "whole", *BUCKETED, "--train.steps", 6))
+    made(train(mixed, tmp_path / "parts", *BUCKETED, "--train.steps", 3))
+    made(ditkit("train", "--resume", tmp_path / "parts", "--train.steps", 6))
+    assert len(losses(tmp_path / "whole")) == 6
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    assert_same_tensors(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+    assert "aspect-ratio buckets" in (tmp_path / "whole/log.jsonl").read_text()
+    made(ditkit("sample", tmp_path / "whole", "--num", 1, "--out", tmp_path / "drawn"))
+    assert Image.open(tmp_path / "drawn/grid.png").size == (16, 16)
+    data = open_run(tmp_path / "whole").recipe.data
+    assert read_images(data).shape == (3, 16, 16)  # what it is measured against
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["--data.buckets", 6, "--data.size", 18], "--data.buckets 6: input size"),
+        (["--data.buckets", 4, "--data.size", 17], "--data.buckets 4: input size"),
+        (["--data.buckets", 4, "--data.size", 16, 32], "size (16, 32) with buckets: expected one number"),
+        (["--data.buckets", 4], "size None with buckets: expected one number"),
+        (["--data.buckets", 64, "--data.size", 16], "no shape with sides that are multiples of 64"),
+        ([*BUCKETED, "--process.objective", "knn"], "leave out --data.buckets"),
+    ],
+)
+def test_buckets_that_cannot_be_trained_on(mixed, tmp_path, args, expected):
+    said = train(mixed, tmp_path / "r", *args)
+    assert (said.code, len(said.err)) == (2, 1), said
+    assert expected in said.err[0]
+    assert not (tmp_path / "r").exists()

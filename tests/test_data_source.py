@@ -154,6 +154,28 @@ def test_the_fingerprint_tells_a_change(tmp_path, packed):
     assert fingerprint("3.zip") != first
 
 
+def test_a_folder_or_file_that_may_not_be_read_is_refused_by_name(tmp_path, monkeypatch):
+    put(tmp_path / "set", "cat/1.png", "dog/1.png")
+    archive = pack(tmp_path / "set", tmp_path / "set.zip")
+    scan, opened = os.scandir, Path.open  # permissions do not bind root, who may run the tests
+
+    def scandir(path):
+        if str(path).endswith("dog"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    def locked(self, *args, **how):
+        if self.name == "set.zip":
+            raise PermissionError(13, "Permission denied", str(self))
+        return opened(self, *args, **how)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(Path, "open", locked)
+    message = refusal(str(tmp_path / "set"))
+    assert f"'{tmp_path / 'set/dog'}' cannot be listed (Permission denied)" in message
+    assert "cannot be read ([Errno 13] Permission denied" in refusal(archive)
+
+
 def test_a_link_that_leads_back_ends(tmp_path):
     put(tmp_path, "cat/1.png", "dog/1.png")
     (tmp_path / "cat/all").symlink_to(tmp_path, target_is_directory=True)

@@ -148,8 +148,10 @@ def test_sizes_that_do_not_fit_are_named(changes: dict[str, Any], message: str) 
 def test_inputs_that_do_not_fit_are_named() -> None:
     net = small()
     x, t, condition = batch(net)
-    with pytest.raises(UserError, match=r"\(2, 3, 4, 4\).*\(batch, 3, 4, 8\)"):
-        net(x[..., :4], t, condition)
+    with pytest.raises(UserError, match=r"\(2, 2, 4, 8\).*\(batch, 3, 4, 8\)"):
+        net(x[:, :2], t, condition)
+    with pytest.raises(UserError, match="input size 4x7 is not divisible by the patch size 2"):
+        net(x[..., :7], t, condition)
     for label in (5, -2):
         with pytest.raises(UserError, match=f"class label {label}.*0 to 4"):
             net(x, t, Condition(torch.tensor([0, label])))
@@ -188,6 +190,17 @@ def test_positions_of_a_grid_that_is_not_square() -> None:
     assert torch.equal(table[:, 0, 4:], table[:, 2, 4:])
     assert torch.allclose(table[0, 2, 0], torch.tensor(2.0, dtype=torch.float64).sin())
     assert torch.allclose(table[1, 0, 6], torch.tensor(1.0, dtype=torch.float64).cos())
+
+
+def test_another_size_is_what_a_model_of_that_size_with_the_same_weights_makes_of_it() -> None:
+    net = randomise(small())
+    x, t, condition = batch(net)
+    other = small(input_size=(8, 4))
+    other.load_state_dict({**net.state_dict(), "positions": other.positions})
+    turned = x.transpose(2, 3).contiguous()
+    for _ in range(2):
+        assert torch.equal(net(turned, t, condition).prediction, other(turned, t, condition).prediction)
+    assert net(x, t, condition).prediction.shape == x.shape
 
 
 def test_unpatchify_inverts_the_patch_order() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
 import random
 import shutil
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +244,33 @@ def test_captions_and_images_that_do_not_decode(vae: Path, tmp_path: Path, monke
     some = rows.subset(torch.tensor([198, 4, 5]))
     assert some.captions([0, 1, 2]) == ["picture 199 é", "", ""]
     assert rows.labels is None
+
+
+class Lengths:
+    """A text encoder: a caption's length in characters and in bytes."""
+
+    identity, shape = "lengths", (2, 1)
+
+    def __call__(self, captions: Sequence[str]) -> torch.Tensor:
+        return torch.tensor([[[float(len(text))], [float(len(text.encode()))]] for text in captions])
+
+
+def test_embeddings_of_captions(vae: Path, pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job("captioned", str(vae), device="cpu", shard=16)
+    with pytest.raises(UserError, match="has no captions for the text encoder lengths"):
+        encode(dataclasses.replace(job, data=str(pets)), tmp_path / "s", Lengths())
+    monkeypatch.setattr(encoding, "open_source", Captioned)
+    manifest = encode(job, tmp_path / "s", Lengths())
+    rows = open_latents(LatentStore(tmp_path / "s"), reading.published(manifest)).subset(torch.tensor([198, 5, 4]))
+    said = rows.captions([0, 1, 2])
+    assert said == ["picture 199 é", "", ""]
+    found = rows.text(torch.tensor([0, 2]))
+    assert found is not None
+    assert found.tolist() == [[[13.0], [14.0]], [[0.0], [0.0]]]
+    with pytest.raises(UserError, match=r"text \{'identity': 'lengths', 'shape': \[2, 1\]\}, now it is None"):
+        encode(job, tmp_path / "s")
+    plain = encode(job, tmp_path / "plain")
+    assert open_latents(LatentStore(tmp_path / "plain"), reading.published(plain)).text(torch.tensor([0])) is None
 
 
 def test_too_many_broken_images(vae: Path, pets: Path, tmp_path: Path) -> None:

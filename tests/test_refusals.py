@@ -308,7 +308,7 @@ def test_resume_with_what_may_not_change(run: Path, pets: Path) -> None:
     before = contents(run)
     for options in (
         ["--train.lr", 1],
-        ["--data", pets],
+        ["--data.size", 4],
         ["--out", "x"],
         ["--model.width", 16],
         ["--train.batch_size=8"],

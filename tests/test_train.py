@@ -258,7 +258,7 @@ def totals(value: float) -> Totals:
 
 
 def test_the_meter_goes_on_where_it_was() -> None:
-    one, other = Meter(2), Meter(2)
+    one, other = Meter(), Meter()
     for value in (1.0, 5.0):
         one.add(totals(value), torch.tensor(value))
     other.load(one.state(), torch.device("cpu"))

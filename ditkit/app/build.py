@@ -324,6 +324,8 @@ def encode(recipe: AnyRecipe, autoencoder: Autoencoder) -> Encode | None:
 
 def references(images: Examples, encode: Encode | None, flip: bool, where: torch.device, seed: int) -> References:
     """The examples as the network sees them in training: in [-1, 1] or as latents; with their mirror images if flip."""
+    if images.groups is not None:
+        raise UserError("the objective compares all images, which needs one shape: leave out --data.buckets")
     parts = torch.arange(len(images)).split(256)
     ways = [(mirrored, part) for mirrored in ((False, True) if flip else (False,)) for part in parts]
     # latents each with their own noise of the posterior: as steps before the first

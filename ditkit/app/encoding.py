@@ -23,8 +23,8 @@ from ditkit.base.files import alone, check_new_folder, clear_leftovers, expanded
 from ditkit.convert.autoencoder import load_autoencoder, save_autoencoder
 from ditkit.data import store as files
 from ditkit.data.decode import MOST_BAD, Bad, survey, too_many_bad
-from ditkit.data.encoding import Interrupted, PosteriorOf, captions_of, encode_shard
-from ditkit.data.source import Source, open_source
+from ditkit.data.encoding import Interrupted, PosteriorOf, TextEncoder, captions_of, encode_shard
+from ditkit.data.source import Source, caption_notes, located, open_source
 from ditkit.data.store import Manifest, Plan, Record
 from ditkit.encoders.autoencoder import LatentAutoencoder
 from ditkit.encoders.tiling import in_tiles
@@ -49,16 +49,22 @@ class Job:
     workers: int = 1
 
 
-def encode(job: Job, out: Path) -> Manifest:
+def encode(job: Job, out: Path, text: TextEncoder | None = None) -> Manifest:
     """Encodes ``job`` into the folder ``out``, or goes on with what was begun there; its manifest.
+
+    text: makes the embeddings of the captions that are kept beside the latents; it must go through pickle for several
+    workers.
 
     Raises UserError, before anything is encoded, for what does not fit together, and where ``out`` holds a store of
     something else; for a full device and for more than 1% of broken images, after which it can be gone on with.
     """
+    job = dataclasses.replace(job, data=located(job.data))
     source = open_source(job.data)
     _check_out(out, job.data)
     autoencoder = _load(job.autoencoder, job)
-    plan = make_plan(job, source, autoencoder)
+    plan = make_plan(job, source, autoencoder, text)
+    for note in caption_notes(source):
+        tqdm.write(note)
     out.mkdir(parents=True, exist_ok=True)
     busy = f"latent store {out} is being encoded by another process: wait for it, or stop it"
     with alone(out, busy):
@@ -74,11 +80,25 @@ def encode(job: Job, out: Path) -> Manifest:
             return files.read_manifest(out)
         if not (out / files.AUTOENCODER).is_dir():
             save_autoencoder(autoencoder, out / files.AUTOENCODER)
-        return _encode(job, out, plan, source, in_tiles(autoencoder, job.tile))
+        return _encode(job, out, plan, source, Encoders(in_tiles(autoencoder, job.tile), text))
 
 
-def make_plan(job: Job, source: Source, autoencoder: LatentAutoencoder) -> Plan:
-    """What the store will be. Raises UserError for images that the autoencoder cannot encode."""
+@dataclasses.dataclass(frozen=True)
+class Encoders:
+    """What encodes: images, and captions where there are any to encode."""
+
+    images: PosteriorOf
+    text: TextEncoder | None
+
+
+def make_plan(job: Job, source: Source, autoencoder: LatentAutoencoder, text: TextEncoder | None = None) -> Plan:
+    """What the store will be. Raises UserError for images that the autoencoder cannot encode, and for a text encoder
+    without captions.
+    """
+    if text is not None and captions_of(source) is None:
+        raise UserError(
+            f"data {job.data!r} has no captions for the text encoder {text.identity}: leave it out, or add captions"
+        )
     size = job.size if job.size is not None else survey(source).commonest_size
     height, width = (size, size) if isinstance(size, int) else size
     channels = job.channels or autoencoder.channels
@@ -100,6 +120,7 @@ def make_plan(job: Job, source: Source, autoencoder: LatentAutoencoder) -> Plan:
         shape=autoencoder.latent_shape((channels, height, width)),
         dtype=job.dtype,  # type: ignore[arg-type]  (checked when the plan is made)
         rows=job.shard,
+        text=None if text is None else files.Text(text.identity, text.shape),
     )
 
 
@@ -129,12 +150,12 @@ def _check_same(out: Path, old: Plan, new: Plan) -> None:
         )
 
 
-def _encode(job: Job, out: Path, plan: Plan, source: Source, autoencoder: PosteriorOf) -> Manifest:
+def _encode(job: Job, out: Path, plan: Plan, source: Source, encoders: Encoders) -> Manifest:
     done = {n: record for n in range(plan.shards) if (record := files.read_record(out, n))}
     todo = [n for n in range(plan.shards) if n not in done]
     finished = sum(len(plan.indices(n)) for n in done)
     bar = tqdm(total=plan.source.images, initial=finished, desc="encoding", unit="img", dynamic_ncols=True)
-    with bar, contextlib.closing(_shards(job, out, plan, todo, source, autoencoder)) as shards:
+    with bar, contextlib.closing(_shards(job, out, plan, todo, source, encoders)) as shards:
         for number, record in shards:
             done[number] = record
             bar.update(len(plan.indices(number)))
@@ -156,17 +177,18 @@ def _check_bad(source: Source, records: Iterable[Record]) -> None:
 
 
 def _shards(
-    job: Job, out: Path, plan: Plan, todo: list[int], source: Source, autoencoder: PosteriorOf
+    job: Job, out: Path, plan: Plan, todo: list[int], source: Source, encoders: Encoders
 ) -> Generator[tuple[int, Record]]:
     """Encodes shards, here or in several processes; yields each one's number and record when it is finished."""
     if job.workers == 1 or len(todo) < 2:
         for number in todo:
-            yield number, encode_shard(out, plan, number, source, autoencoder, device=build.device(job.device))
+            device = build.device(job.device)
+            yield number, encode_shard(out, plan, number, source, encoders.images, device=device, text=encoders.text)
         return
     spawn = multiprocessing.get_context("spawn")
     stop = spawn.Event()
     workers = min(job.workers, len(todo))
-    pool = ProcessPoolExecutor(workers, spawn, _begin_worker, (job, out, plan, workers, stop))
+    pool = ProcessPoolExecutor(workers, spawn, _begin_worker, (job, out, plan, encoders.text, workers, stop))
     try:
         waiting = {pool.submit(_work, number): number for number in todo}
         for future in as_completed(waiting):
@@ -185,12 +207,12 @@ _worker: dict[str, Any] = {}
 """What a worker process needs for every shard; set once, in the worker alone."""
 
 
-def _begin_worker(job: Job, out: Path, plan: Plan, workers: int, stop: Any) -> None:
+def _begin_worker(job: Job, out: Path, plan: Plan, text: TextEncoder | None, workers: int, stop: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and says stop
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(max(1, torch.get_num_threads() // workers))
-    autoencoder = in_tiles(_load(out / files.AUTOENCODER, job), job.tile)
-    _worker.update(job=job, out=out, plan=plan, stop=stop, source=open_source(job.data), autoencoder=autoencoder)
+    encoders = Encoders(in_tiles(_load(out / files.AUTOENCODER, job), job.tile), text)
+    _worker.update(job=job, out=out, plan=plan, stop=stop, source=open_source(job.data), encoders=encoders)
 
 
 def _end_with_parent() -> None:
@@ -208,5 +230,7 @@ def _check_stop() -> None:
 
 def _work(number: int) -> Record:
     w = _worker
-    device = build.device(w["job"].device)
-    return encode_shard(w["out"], w["plan"], number, w["source"], w["autoencoder"], device=device, check=_check_stop)
+    device, by = build.device(w["job"].device), w["encoders"]
+    return encode_shard(
+        w["out"], w["plan"], number, w["source"], by.images, device=device, text=by.text, check=_check_stop
+    )

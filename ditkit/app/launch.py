@@ -12,6 +12,7 @@ import tyro
 from pydantic.dataclasses import dataclass
 
 from ditkit.app.cli import parse
+from ditkit.app.names import SOURCES
 from ditkit.app.recipe import AnyRecipe
 from ditkit.app.recipe_files import R, load_recipe
 from ditkit.base.errors import UserError
@@ -29,7 +30,7 @@ class Where:
     out: Path | None = None
     """The run's folder, new (runs/NAME)."""
     resume: Path | None = None
-    """Go on with this run from its newest checkpoint; no recipe, --data or --out then."""
+    """Go on with this run from its newest checkpoint; no recipe or --out then, --data where the images moved."""
 
 
 def launch(command: str, kind: type[Any], recipe: type[AnyRecipe], args: Sequence[str]) -> int:
@@ -41,10 +42,11 @@ def launch(command: str, kind: type[Any], recipe: type[AnyRecipe], args: Sequenc
     from ditkit.app import training
 
     if options.resume is not None:
-        stopped = training.resume(options.resume, _limits(options, args))
+        changes = _changes(options, args)
+        stopped = training.resume(options.resume, changes, options.data.source or None)
     else:
         if not options.data.source:
-            raise UserError("--data is missing: expected digits, a folder of images or a .zip of one")
+            raise UserError(f"--data is missing: expected {SOURCES}")
         if options.out is None:
             raise UserError("--out is missing: expected the run's new folder, such as --out runs/first")
         stopped = training.start(recipe_in(options, recipe), options.out)
@@ -71,14 +73,16 @@ def recipe_in(options: Any, recipe: type[R]) -> R:
     return recipe(**{field.name: getattr(options, field.name) for field in dataclasses.fields(recipe)})  # type: ignore[arg-type]
 
 
-def _limits(options: Any, args: Sequence[str]) -> dict[str, int | float | None]:
-    """What a resumed run may change: how long it trains."""
+def _changes(options: Any, args: Sequence[str]) -> dict[str, int | float | None]:
+    """What a resumed run may change of train: how long it trains. UserError for others, but where the data are."""
     flags = [a.split("=")[0].replace("_", "-") for a in args if a.startswith("--")]
     limits = {f"--train.{key}": key for key in ("steps", "minutes")}
-    extra = [options.recipe] if options.recipe else [flag for flag in flags if flag not in (*limits, "--resume")]
+    allowed = {*limits, "--data", "--resume"}
+    extra = [options.recipe] if options.recipe else [flag for flag in flags if flag not in allowed]
     if extra:
         raise UserError(
-            f"--resume goes on with a run as it was: leave out {extra[0]} (only {', '.join(limits)} may change)"
+            f"--resume goes on with a run as it was: leave out {extra[0]} (only "
+            f"{', '.join(limits)} may change, and --data where the same images moved)"
         )
     return {limits[flag]: getattr(options.train, limits[flag]) for flag in flags if flag in limits}
 

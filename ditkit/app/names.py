@@ -10,6 +10,13 @@ import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+SOURCES = (
+    "digits or shapes (embedded), a folder, .zip or .tar of images with one subfolder per class or no classes, "
+    "WebDataset shards (a folder, or x-{000..003}.tar), a table of files (.jsonl, .csv, .parquet), an array (.npy, "
+    ".npz), or a Hugging Face data set (hf:NAME, or its folder)"
+)
+"""What images can come from, for --help and messages."""
+
 SIGNS: dict[str, tuple[str, str | tuple[str, ...]]] = {
     "path": ("process", "Path"),
     "prediction": ("process/prediction.py", "Prediction"),

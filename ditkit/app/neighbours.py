@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,8 @@ from ditkit.app.recipe import Sampling
 from ditkit.base.pixels import to_uint8
 from ditkit.condition import Condition
 from ditkit.data.images import Images
+from ditkit.data.source import Source
+from ditkit.objectives.neighbours import check_k
 from ditkit.objectives.targets import KNNDenoiser
 from ditkit.process.path import Path
 from ditkit.sample import sample
@@ -51,6 +54,17 @@ class Neighbours:
             device=self.device,
         )
         return to_uint8(x)
+
+
+def check_request(source: Source, k: int | None, classes: str | None, conditional: bool) -> None:
+    """Raises UserError for classes that a source has not, and more neighbours than its smallest class has images:
+    before the images are read.
+    """
+    labels = source.labels if conditional else None
+    if classes is not None:
+        parse_classes(classes, source.classes if conditional else ())
+    if k is not None:
+        check_k(k, len(source) if labels is None else int(np.bincount(labels, minlength=len(source.classes)).min()))
 
 
 def neighbours(images: Images, path: Path, k: int | None, n: int, where: torch.device) -> Neighbours:

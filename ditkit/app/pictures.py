@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     Images: TypeAlias = np.ndarray | Tensor
-    """Images (N, C, H, W), uint8 in 0..255, C = 1 (grey) or 3 (RGB); an array or a tensor on any device."""
+    """Images (N, C, H, W), uint8 in 0..255, C = 1 (grey), 2 (grey and alpha), 3 (RGB) or 4 (RGBA); an array or a
+    tensor on any device.
+    """
 
 Background: TypeAlias = int | tuple[int, int, int] | None
 """A grey level, an RGB colour, or None for transparent."""
@@ -28,9 +30,9 @@ _SMALL = 64
 def as_array(images: Images) -> np.ndarray:
     """The images as a numpy array (N, C, H, W), uint8; ValueError for another layout or type."""
     array = np.asarray(images.detach().cpu() if hasattr(images, "detach") else images)  # type: ignore[union-attr]
-    if array.ndim != 4 or array.shape[1] not in (1, 3) or array.dtype != np.uint8 or 0 in array.shape:
+    if array.ndim != 4 or array.shape[1] not in (1, 2, 3, 4) or array.dtype != np.uint8 or 0 in array.shape:
         raise ValueError(
-            f"expected uint8 images (N, 1 or 3, H, W), none of the sizes 0; got {array.dtype} {array.shape}: "
+            f"expected uint8 images (N, 1 to 4, H, W), none of the sizes 0; got {array.dtype} {array.shape}: "
             "scale to 0..255, round and convert first"
         )
     return array
@@ -40,7 +42,8 @@ def grid(images: Images, columns: int, *, padding: int = 2, background: Backgrou
     """The images side by side, row after row, as one picture.
 
     images: (N, C, H, W) uint8. padding: pixels between neighbours (none around the sheet). Image i has its top left
-    pixel at row (i // columns) (H + padding), column (i % columns) (W + padding); all else has the background.
+    pixel at row (i // columns) (H + padding), column (i % columns) (W + padding); all else has the background. With an
+    alpha channel, or a transparent background, the sheet has one too.
     Raises ValueError for images of another layout, or columns < 1.
     """
     array_NCHW = as_array(images)
@@ -48,22 +51,26 @@ def grid(images: Images, columns: int, *, padding: int = 2, background: Backgrou
         raise ValueError(f"expected at least one column and padding >= 0; got {columns} columns, padding {padding}")
     n, c, h, w = array_NCHW.shape
     rows = -(-n // columns)
+    alpha = c % 2 == 0
     sheet = _sheet(rows * (h + padding) - padding, columns * (w + padding) - padding, c, background)
-    colours = sheet.shape[2] - (background is None)
+    colours = sheet.shape[2] - (alpha or background is None)
     for i, image_CHW in enumerate(array_NCHW):
         top, left = (i // columns) * (h + padding), (i % columns) * (w + padding)
         cell_HWC = sheet[top : top + h, left : left + w]
-        cell_HWC[..., :colours] = image_CHW.transpose(1, 2, 0)  # one grey channel fills three colours
-        cell_HWC[..., colours:] = 255  # opaque
+        cell_HWC[..., :colours] = image_CHW[: c - alpha].transpose(1, 2, 0)  # one grey channel fills three colours
+        cell_HWC[..., colours:] = image_CHW[c - alpha :].transpose(1, 2, 0) if alpha else 255  # opaque
     return Image.fromarray(sheet.squeeze(2) if sheet.shape[2] == 1 else sheet)
 
 
 def _sheet(height: int, width: int, channels: int, background: Background) -> np.ndarray:
-    """An empty sheet (height, width, channels), with an opacity channel where the background is transparent."""
+    """An empty sheet (height, width, channels), with an alpha channel too where the background is transparent."""
+    alpha = channels % 2 == 0
     if background is None:
-        return np.zeros((height, width, channels + 1), np.uint8)
-    colour = np.asarray(background, np.uint8)
-    return np.broadcast_to(colour, (height, width, max(channels, colour.size))).copy()
+        return np.zeros((height, width, channels + (not alpha)), np.uint8)
+    colour = np.atleast_1d(np.asarray(background, np.uint8))
+    colour = np.broadcast_to(colour, max(channels - alpha, colour.size))
+    pixel = np.append(colour, [255] * alpha).astype(np.uint8)
+    return np.broadcast_to(pixel, (height, width, len(pixel))).copy()
 
 
 def cells(picture: Image.Image, height: int, width: int, *, padding: int = 2) -> np.ndarray:

@@ -11,7 +11,7 @@ import tyro
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from ditkit.app.names import named
+from ditkit.app.names import SOURCES, named
 from ditkit.train.settings import STRICT, BelowOne, LoopSettings, Positive, Probability, TrainSettings
 
 Tile = Annotated[int, Field(ge=32, lt=2**31)]
@@ -22,16 +22,22 @@ Tile = Annotated[int, Field(ge=32, lt=2**31)]
 class Data:
     """The images to learn from."""
 
-    source: Annotated[str, tyro.conf.arg(name="data", prefix_name=False, metavar="SOURCE")] = ""
-    """digits (embedded), a folder or .zip with one subfolder per class or no classes, or what ditkit encode made."""
+    source: Annotated[
+        str,
+        tyro.conf.arg(name="data", prefix_name=False, metavar="SOURCE", help=f"{SOURCES}; or what ditkit encode made."),
+    ] = ""
+    """What the images come from; a path is kept as an absolute one."""
     size: int | tuple[int, int] | None = None
     """Height and width in pixels that images are brought to; None: what most of them have."""
-    channels: Literal[1, 3] | None = None
-    """1 grey, 3 RGB; None: 1 if all images are grey, else 3."""
+    channels: Literal[1, 2, 3, 4] | None = None
+    """1 grey, 2 grey and alpha, 3 RGB, 4 RGBA; None: 1 if all images are grey, else 3."""
     crop: Annotated[str, tyro.conf.arg(help_behavior_hint=named("crop"))] = "centre"
     """How images are brought to that size in training (ditkit info crops)."""
     crop_options: dict[str, float] = dataclasses.field(default_factory=dict)
     """Options of the crop, such as least 0.5."""
+    buckets: Positive | None = None
+    """Aspect-ratio buckets: images keep about their shape, in batches of one shape each, whose sides are multiples of
+    so many pixels and whose area is that of the square of side data.size; None: all in one shape."""
     classes: bool = True
     """Condition on the classes where the source has them."""
     flip: bool = False

@@ -112,6 +112,11 @@ def _check_belongs(data: Data, store: LatentStore) -> None:
             f"--data.crop {data.crop} cannot be had of the latent store {data.source}, whose images were cropped when "
             "it was made: leave the option out, or train on the images with --data.autoencoder"
         )
+    if data.buckets is not None:
+        raise UserError(
+            f"--data.buckets {data.buckets} cannot be had of the latent store {data.source}, whose images all have one "
+            "shape: leave the option out, or train on the images with --data.autoencoder"
+        )
     size = (data.size, data.size) if isinstance(data.size, int) else data.size
     for key, asked, has in (("size", size, made.size), ("channels", data.channels, made.channels)):
         if asked is not None and asked != has:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from tqdm import tqdm
 
 from ditkit.app import build
@@ -19,15 +21,20 @@ from ditkit.app.run import Run, check_autoencoder, check_new, create, kind_of_ru
 from ditkit.app.stored import read_latents
 from ditkit.base.errors import UserError
 from ditkit.base.files import clear_leftovers, expanded, write_text
+from ditkit.data.buckets import BucketSet, load_buckets
 from ditkit.data.images import Examples, load_images
 from ditkit.data.loader import batch, prefetch, split_heldout
-from ditkit.data.source import open_source
+from ditkit.data.source import located, open_source, recognised
 from ditkit.data.store import is_store
 from ditkit.encoders.autoencoder import Autoencoder
 from ditkit.train import checkpoint
 from ditkit.train.trainer import Hook, Trainer, stop_on_signals
 
 E = TypeVar("E", bound=Examples)
+T = TypeVar("T", bound=Any)
+
+_NAMED = 10
+"""Images that are named at the end of a training."""
 
 
 def read_data(recipe: AnyRecipe, autoencoder: Autoencoder) -> tuple[Examples, dict[str, Any]]:
@@ -38,7 +45,9 @@ def read_data(recipe: AnyRecipe, autoencoder: Autoencoder) -> tuple[Examples, di
     if is_store(recipe.data.source):
         return read_latents(recipe.data)
     source = open_source(recipe.data.source)
-    images = load_images(source, size=recipe.data.size, channels=recipe.data.channels, crop=build.crop(recipe.data))
+    how = {"size": recipe.data.size, "channels": recipe.data.channels, "crop": build.crop(recipe.data)}
+    multiple = recipe.data.buckets
+    images = load_images(source, **how) if multiple is None else load_buckets(source, multiple, **how)
     if not recipe.data.classes:
         images.labels, images.classes = None, ()
     channels, height, width = autoencoder.latent_shape(images.shape)
@@ -89,9 +98,11 @@ def start(recipe: AnyRecipe, out: Path, means: Means | None = None) -> str | Non
     """
     check_new(out)
     check_apart(out, recipe.data.source)
+    recipe = _findable(recipe)
     means = means or Means(find_kind(recipe.kind))
     kind = means.kind(recipe)
     images, facts = means.data(recipe, kind.autoencoder)
+    _check_shapes(kind, images, facts)
     learned, held = split(images, recipe)
     trainer = Trainer(kind.task(facts, learned), recipe.train)
     run = create(out, kind.settings)
@@ -103,9 +114,32 @@ def start(recipe: AnyRecipe, out: Path, means: Means | None = None) -> str | Non
         return _train(run, kind, trainer, (learned, held), facts)
 
 
-def resume(folder: Path, limits: dict[str, Any], means: Means | None = None) -> str | None:
-    """Goes on with a run from its newest checkpoint; ``limits``: new values of train.steps and train.minutes.
+def _check_shapes(kind: Kind, images: Examples, facts: dict[str, Any]) -> None:
+    """Raises UserError where the network does not take every shape of the images."""
+    if not isinstance(images, BucketSet):
+        return
+    try:
+        with torch.device("meta"):
+            net = kind.network(kind.settings, facts)
+            for size in images.used:
+                shape = kind.autoencoder.latent_shape((images.shape[0], *size))
+                net(*kind.example(kind.settings, facts | {"input_size": list(shape[1:])}))
+    except UserError as error:
+        raise UserError(f"--data.buckets {kind.settings.data.buckets}: {error}") from error
 
+
+def _findable(recipe: T) -> T:
+    """The recipe with absolute paths of its data, so that the run goes on from any folder."""
+    data, net = recipe.data, recipe.data.autoencoder
+    if net is not None and expanded(net).exists():
+        net = os.path.abspath(expanded(net))
+    return dataclasses.replace(recipe, data=dataclasses.replace(data, source=located(data.source), autoencoder=net))
+
+
+def resume(folder: Path, limits: dict[str, Any], source: str | None = None, means: Means | None = None) -> str | None:
+    """Goes on with a run from its newest checkpoint.
+
+    limits: new values of train.steps and train.minutes. source: where the same images are now; None: where they were.
     means: see ``start``.
     """
     found = find_kind(kind_of_run(folder))
@@ -113,12 +147,15 @@ def resume(folder: Path, limits: dict[str, Any], means: Means | None = None) -> 
     with run.alone():
         for place in (run.folder, run.folder / "checkpoints", run.samples):
             clear_leftovers(place)
-        return _go_on(run, limits, means or Means(found))
+        return _go_on(run, limits, source, means or Means(found))
 
 
-def _go_on(run: Run[Any], limits: dict[str, Any], means: Means) -> str | None:
+def _go_on(run: Run[Any], limits: dict[str, Any], source: str | None, means: Means) -> str | None:
     recipe = dataclasses.replace(run.recipe, train=dataclasses.replace(run.recipe.train, **limits))
+    if source is not None:
+        recipe = _findable(dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, source=source)))
     folder, run = run.folder, Run(run.folder, recipe)
+    _check_there(run)
     found = open_checkpoint(checkpoint.latest(folder)) if checkpoint.steps(folder) else None
     kind = means.kind(recipe)
     if found:
@@ -130,13 +167,24 @@ def _go_on(run: Run[Any], limits: dict[str, Any], means: Means) -> str | None:
     trainer = Trainer(kind.task(facts, learned), recipe.train)
     if found:
         _restore(trainer, found)
-    if limits:
+    if limits or source is not None:
         write_text(folder / "recipe.yaml", to_yaml(recipe))
     dropped = run.forget_after(trainer.step)
     note = f"resumed at step {trainer.step}" + (f"; {dropped} later log records are made anew" if dropped else "")
     run.append({"event": "resume", "step": trainer.step, "note": note})
     tqdm.write(note)
     return _train(run, kind, trainer, (learned, held), facts)
+
+
+def _check_there(run: Run[Any]) -> None:
+    """Raises UserError where a run's data are not where its recipe says."""
+    source = run.recipe.data.source
+    if recognised(source) is None and not expanded(source).exists():
+        where = "" if os.path.isabs(expanded(source)) else f" in {os.getcwd()}"
+        raise UserError(
+            f"data {source!r} of run {run.folder} does not exist{where}: put the images back, or say where they are "
+            f"now: ditkit train --resume {run.folder} --data PLACE"
+        )
 
 
 def _restore(trainer: Trainer, found: checkpoint.Checkpoint) -> None:
@@ -172,6 +220,10 @@ def _train(
         if not trainer.stopping:
             for picture in shown:
                 picture.call(trainer)
+    if images.skipped:
+        named = "; ".join(f"{name} ({reason})" for name, reason in images.skipped[:_NAMED])
+        more = "; ..." if len(images.skipped) > _NAMED else ""
+        tqdm.write(f"images that do not decode and were skipped: {len(images.skipped):,}, {named}{more}")
     return trainer.stopping
 
 

@@ -37,9 +37,10 @@ class Conditioner(nn.Module):
 
 
 class DiT(nn.Module):
-    """A diffusion transformer for inputs of one fixed size.
+    """A diffusion transformer, for inputs whose sides are multiples of ``patch_size``.
 
-    input_size: pixels (or latent pixels) per side, or (H, W); a multiple of ``patch_size``.
+    input_size: pixels (or latent pixels) per side, or (H, W), that it is made for, whose positions are kept with the
+    weights; those of other sizes are of the same formula.
     in_channels: C of the input; ``learned_variance`` doubles it in the output.
     width, depth, heads, mlp_ratio: D, number of blocks, attention heads, hidden units of the MLP over D.
     num_classes: K, or 0 for a model without classes. ``null_class``: the label table has a row for NULL_LABEL.
@@ -97,30 +98,43 @@ class DiT(nn.Module):
             self.final = block.final(width, patch_size**2 * out_channels)
         self.to_empty(device=device)
         self.register_buffer("positions", sincos_2d(width, *self.grid).to(device, torch.get_default_dtype()))  # N D
+        self._elsewhere: dict[tuple[object, ...], Tensor] = {}
         initialise(self, seed)
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition, keep: Collection[int] = ()) -> Output:
         """Predicts from x (B, C, H, W), network time t (B,) and the condition; keeps the tokens after blocks ``keep``.
 
-        Raises UserError for an input of another size or labels that the model cannot take.
+        Raises UserError for an input that the patches do not fit, or labels that the model cannot take.
         """
         self._check(x, condition, keep)
+        grid = grid_of((x.shape[2], x.shape[3]), self.patch_size)
         vectors = [conditioner(t, condition) for conditioner in self.conditioners]  # B S D each
         first = vectors[0]
-        h = self.variant.enter(self.patches(x) + self.positions, first)
+        h = self.variant.enter(self.patches(x) + self._positions(grid), first)
         kept: dict[int, Tensor] = {}
         for i, block in enumerate(self.blocks):
             h = block(h, vectors[i % len(vectors)])
             if i in keep:
                 kept[i] = self.variant.leave(h, first)
         tokens = self.final(self.variant.leave(h, first), first)  # B N PPC
-        return Output(unpatchify(tokens, self.grid, self.patch_size), kept)
+        return Output(unpatchify(tokens, grid, self.patch_size), kept)
+
+    def _positions(self, grid: tuple[int, int]) -> Tensor:
+        """Of the patches of a grid (h, w): (N, D)."""
+        own = self.positions
+        assert isinstance(own, Tensor)
+        if grid == self.grid:
+            return own
+        key = (grid, own.device, own.dtype)
+        if key not in self._elsewhere:
+            self._elsewhere[key] = sincos_2d(self.width, *grid).to(own)
+        return self._elsewhere[key]
 
     def _check(self, x: Tensor, condition: Condition, keep: Collection[int]) -> None:
-        expected = (self.in_channels, *self.input_size)
-        if tuple(x.shape[1:]) != expected:
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            own = ", ".join(map(str, (self.in_channels, *self.input_size)))
             raise UserError(
-                f"input of shape {tuple(x.shape)}: this model takes (batch, {', '.join(map(str, expected))})"
+                f"input of shape {tuple(x.shape)}: this model takes (batch, {own}), or another height and width"
             )
         if condition.label is not None and not self.num_classes:
             raise UserError("a class label was given to a model without classes: leave it out, or train with classes")

@@ -6,7 +6,6 @@ Podell et al. 2023 (SDXL), https://arxiv.org/abs/2307.01952, section 2.3 and app
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Sequence
 
@@ -15,15 +14,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ditkit.base import rng
 from ditkit.base.errors import UserError
-from ditkit.base.pixels import from_uint8
-from ditkit.condition import Condition
-from ditkit.data.crops import Size
-from ditkit.data.decode import Bad, Decoder, attempt
-from ditkit.data.loader import Batch, mirrored
+from ditkit.data.crops import Crop, Size
+from ditkit.data.decode import MOST_BAD, Bad, Decoder, attempt, default_workers, survey, too_many_bad
+from ditkit.data.images import CENTRE, LazyImageSet
+from ditkit.data.order import Groups
 from ditkit.data.preprocess import upright_size
-from ditkit.data.source import Source
+from ditkit.data.source import Source, caption_notes
 
 AREA = 0.05
 """The area of a bucket differs from the wanted one by this share at most."""
@@ -64,91 +61,84 @@ def sizes_of(source: Source, progress: bool = True) -> list[Size | Bad]:
     return [attempt(source, i, upright_size) for i in bar]
 
 
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """What is shown in a step. bucket: which. index: int64 (B,), rows of the set, all of it. epoch: which, from 0."""
+class BucketSet(LazyImageSet):
+    """Pictures that are decoded as needed, each in the shape of its bucket: ``draw`` takes rows of one bucket.
 
-    bucket: int
-    index: Tensor
-    epoch: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Buckets:
-    """Batches of one bucket each, in an endless sequence that shows each row exactly once an epoch.
-
-    of: (N,) int64, the bucket of each row. The last batch of a bucket in an epoch holds what is left of it.
+    shapes: (K) of (H, W), see ``shapes``. groups: the bucket of each row.
     """
 
-    of: Tensor
-    batch_size: int
-    seed: int
+    def __init__(self, decoder: Decoder, indices: Tensor, groups: Groups, shapes: list[Size], how: How) -> None:
+        super().__init__(decoder, indices, how.workers, how.notes, how.crop)
+        self.groups: Groups | None = groups
+        self.shapes = shapes
+        self._of = groups.of
+        self._how = how
 
-    def __post_init__(self) -> None:
-        if not len(self.of) or self.batch_size < 1:
-            raise UserError(f"{len(self.of)} images in batches of {self.batch_size}: expected at least one of each")
+    def subset(self, rows: Tensor) -> BucketSet:
+        """The set of the pictures of ``rows`` (M,) int64, in that order, with the same classes and buckets."""
+        some = BucketSet(self._decoder, self.indices[rows], Groups(self._of[rows]), self.shapes, self._how)
+        some.skipped += self.skipped
+        return some
 
-    @functools.cached_property
-    def steps(self) -> int:
-        """Batches in an epoch."""
-        return sum(-(-count // self.batch_size) for count in self.of.bincount().tolist())
+    def _size(self, row: int) -> Size:
+        return self.shapes[int(self._of[row])]
 
-    def group(self, step: int) -> Group:
-        """What step ``step`` (from 0) shows; it depends on (seed, step) alone."""
-        epoch, place = divmod(step, self.steps)
-        bucket, index = self._epoch(epoch)[place]
-        return Group(bucket, index, epoch)
-
-    def _epoch(self, epoch: int) -> list[tuple[int, Tensor]]:
-        return _groups(self, epoch)
-
-    def __hash__(self) -> int:
-        return id(self)  # for the cache of epochs: a tensor has no hash of its contents
+    @property
+    def used(self) -> list[Size]:
+        """The shapes that some picture has."""
+        return [self.shapes[group] for group in self._of.unique().tolist()]
 
 
-@functools.lru_cache(maxsize=4)
-def _groups(buckets: Buckets, epoch: int) -> list[tuple[int, Tensor]]:
-    """The batches of an epoch: rows in a new order, cut within each bucket, and the batches in a new order."""
-    order = torch.randperm(len(buckets.of), generator=rng.generator(buckets.seed, "order", epoch))  # N
-    groups: list[tuple[int, Tensor]] = []
-    for bucket in buckets.of.unique().tolist():
-        rows = order[buckets.of[order] == bucket]
-        groups += [(bucket, part) for part in rows.split(buckets.batch_size)]
-    turns = torch.randperm(len(groups), generator=rng.generator(buckets.seed, "batches", epoch))
-    return [groups[turn] for turn in turns.tolist()]
+@dataclasses.dataclass(frozen=True)
+class How:
+    """How a ``BucketSet`` decodes: threads, crop; and what was done to the pictures."""
+
+    workers: int
+    notes: list[str]
+    crop: Crop
 
 
-class BucketSet:
-    """A source's pictures by aspect ratio, batch by batch.
+def load_buckets(
+    source: Source,
+    multiple: int,
+    *,
+    size: int | Size | None = None,
+    channels: int | None = None,
+    crop: Crop = CENTRE,
+    progress: bool = True,
+) -> BucketSet:
+    """The pictures of a source in aspect-ratio buckets, whose sides are multiples of ``multiple`` pixels.
 
-    shapes: (K) of (H, W); see ``shapes``. skipped: pictures whose header cannot be read, as (name, reason); they take
-    no part. A picture that does not decode after all is left out of its batch, and is named in ``skipped`` once.
+    size: the side of the square that all buckets have the area of, in pixels.
+    channels: as for ``load_images``. crop: of each picture to the shape of its bucket.
+
+    Every header is read. Pictures whose header cannot be read take no part and are named in ``skipped``. Raises
+    UserError for another size, and when more than 1% cannot be read.
     """
+    if not isinstance(size, int):
+        raise UserError(
+            f"size {size} with buckets: expected one number of pixels, the side of the square of their area; give "
+            "--data.size 256, say"
+        )
+    seen = sizes_of(source, progress)
+    good = [one for one in seen if not isinstance(one, Bad)]
+    bad = [one for one in seen if isinstance(one, Bad)]
+    if len(bad) > MOST_BAD * len(source):
+        raise too_many_bad(source, bad)
+    found = shapes(size, multiple)
+    indices = torch.tensor([i for i, one in enumerate(seen) if not isinstance(one, Bad)], dtype=torch.int64)
+    groups = Groups(assign(good, found))
+    used = groups.of.unique().tolist()
+    note = (
+        f"{len(good):,} images in {len(used)} aspect-ratio buckets from {_by(found[used[0]])} to "
+        f"{_by(found[used[-1]])}, decoded as needed"
+    )
+    how = How(default_workers((size, size)), [note, *caption_notes(source)], crop)
+    decoder = Decoder(source, (size, size), channels or survey(source, progress).most_channels)
+    images = BucketSet(decoder, indices, groups, found, how)
+    images.skipped += [(one.name, one.reason) for one in bad]
+    return images
 
-    def __init__(self, source: Source, side: int, multiple: int, channels: int, progress: bool = True) -> None:
-        seen = sizes_of(source, progress)
-        self.skipped = [(size.name, size.reason) for size in seen if isinstance(size, Bad)]
-        self.indices = torch.tensor([i for i, size in enumerate(seen) if not isinstance(size, Bad)], dtype=torch.int64)
-        self.shapes = shapes(side, multiple)
-        self.of = assign([size for size in seen if not isinstance(size, Bad)], self.shapes)
-        self.labels = None if source.labels is None else torch.from_numpy(source.labels)[self.indices]
-        self._decoders = [Decoder(source, shape, channels) for shape in self.shapes]
 
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def batch(self, buckets: Buckets, step: int, flip: bool = False) -> Batch:
-        """The batch of a step: x0 float32 (B, C, H, W) with the (H, W) of its bucket, pixels in [-1, 1]."""
-        group = buckets.group(step)
-        decode = self._decoders[group.bucket]
-        seen = [(row, decode(int(self.indices[row]))) for row in group.index.tolist()]
-        for bad in (bad for _, bad in seen if isinstance(bad, Bad) and (bad.name, bad.reason) not in self.skipped):
-            self.skipped.append((bad.name, bad.reason))
-        good = [(row, picture.pixels) for row, picture in seen if not isinstance(picture, Bad)]
-        index = torch.tensor([row for row, _ in good], dtype=torch.int64)
-        empty = np.empty((0, decode.channels, *decode.size), np.uint8)
-        x0 = from_uint8(torch.from_numpy(np.stack([p for _, p in good]) if good else empty))  # BCHW
-        if flip:
-            turned = mirrored(len(self), buckets.seed, group.epoch)[index]
-            x0 = torch.where(turned[:, None, None, None], x0.flip(-1), x0)
-        return Batch(x0, Condition(label=None if self.labels is None else self.labels[index]), index)
+def _by(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"

@@ -25,11 +25,25 @@ PIXELS_AT_ONCE = 2**18
 """Pixels of a batch that is encoded at once (4 images of 256x256), on a GPU 16 times as many."""
 
 
+_CAPTIONS_AT_ONCE = 64
+
+
 class PosteriorOf(Protocol):
     """An autoencoder's encoder."""
 
     def posterior(self, pixels: Tensor) -> Posterior:
         """q(z | x) of pixels (B, C, H, W), before normalisation."""
+        ...
+
+
+class TextEncoder(Protocol):
+    """What makes embeddings of captions: identity names it and its weights; shape is that of one embedding."""
+
+    identity: str
+    shape: tuple[int, ...]
+
+    def __call__(self, captions: Sequence[str]) -> Tensor:
+        """The embeddings of some captions, "" among them: (B, *shape)."""
         ...
 
 
@@ -50,11 +64,13 @@ def encode_shard(
     autoencoder: PosteriorOf,
     *,
     device: torch.device,
+    text: TextEncoder | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Record:
     """Encodes and writes one shard.
 
-    check: called between batches; may raise to stop. Raises UserError for latents that the dtype cannot hold.
+    text: the plan's text encoder, for a source with captions. check: called between batches; may raise to stop. Raises
+    UserError for latents and embeddings that the dtype cannot hold.
     """
     indices: list[int] = []
     skipped: list[tuple[str, str]] = []
@@ -68,7 +84,10 @@ def encode_shard(
             if good:
                 pixels = torch.from_numpy(np.stack([picture for _, picture in good]))
                 parts.append(_moments(pixels, plan, autoencoder, device))
-    return files.write_shard(store, number, _tensors(plan, source, indices, parts), skipped)
+    tensors = _tensors(plan, source, indices, parts)
+    if text is not None:
+        tensors["text"] = _embedded(plan, source, indices, text)
+    return files.write_shard(store, number, tensors, skipped)
 
 
 def _decoded(plan: Plan, number: int, source: Source, device: torch.device) -> Any:
@@ -92,14 +111,28 @@ def _moments(pixels: Tensor, plan: Plan, autoencoder: PosteriorOf, device: torch
     x = from_uint8(pixels).to(device)
     flips = [autoencoder.posterior(x), autoencoder.posterior(x.flip(-1))]
     moments = {"mean": torch.stack([q.mean for q in flips], 1), "std": torch.stack([q.std for q in flips], 1)}
-    moments = {name: value.to(files.DTYPES[plan.dtype]).cpu() for name, value in moments.items()}
-    for name, value in moments.items():
-        if not value.isfinite().all():
-            raise UserError(
-                f"the posterior's {name} is not finite in {plan.dtype}: expected finite latents; use --dtype float32 "
-                "or check the autoencoder"
-            )
-    return moments
+    return {name: _kept(value, plan, f"the posterior's {name}") for name, value in moments.items()}
+
+
+def _kept(value: Tensor, plan: Plan, what: str) -> Tensor:
+    """The value in the store's dtype on the CPU. Raises UserError where that cannot hold it."""
+    kept = value.to(files.DTYPES[plan.dtype]).cpu()
+    if not kept.isfinite().all():
+        raise UserError(
+            f"{what} is not finite in {plan.dtype}: expected finite numbers; use --dtype float32 or check the encoder"
+        )
+    return kept
+
+
+@torch.inference_mode()
+def _embedded(plan: Plan, source: Source, indices: list[int], text: TextEncoder) -> Tensor:
+    """The embeddings (n, *shape) of the captions of some images."""
+    captions = captions_of(source)
+    assert captions is not None  # the plan says so
+    parts = [indices[start : start + _CAPTIONS_AT_ONCE] for start in range(0, len(indices), _CAPTIONS_AT_ONCE)]
+    empty = torch.empty((0, *text.shape), dtype=files.DTYPES[plan.dtype])
+    made = (_kept(text([captions[i] for i in part]), plan, "a caption's embedding") for part in parts)
+    return torch.cat([empty, *made])
 
 
 def _tensors(plan: Plan, source: Source, indices: list[int], parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -106,11 +106,12 @@ class HuggingFace(Plain):
 
     def _classes(self, column: str, features: Mapping[str, Any]) -> tuple[tuple[str, ...], np.ndarray | None]:
         values = self._rows[column]
-        if (names := getattr(features[column], "names", None)) and min(values, default=0) >= 0:
+        names = getattr(features[column], "names", None)
+        if names and not any(value is None or value < 0 for value in values):
             return tuple(names), np.asarray(values, dtype=np.int64)
         labels = Labels()
         for value in tqdm(values, desc="reading labels", unit=" labels", delay=2, leave=False):
-            labels.add(None if names and value < 0 else value)
+            labels.add(None if names and (value is None or value < 0) else value)
         return labels.done(lambda i: f"row {i}", f"data {self.spec!r}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, Self
 
@@ -19,8 +19,9 @@ from ditkit.base.errors import UserError
 from ditkit.base.pixels import from_uint8
 from ditkit.data.crops import Centre, Crop, Placed, Size
 from ditkit.data.decode import MOST_BAD, Bad, Decoder, Survey, default_workers, survey, too_many_bad
+from ditkit.data.order import Groups
 from ditkit.data.preprocess import MODES
-from ditkit.data.source import Source
+from ditkit.data.source import Source, caption_notes
 
 MEMORY = 2 * 2**30
 """Bytes of pixels up to which a set is held in memory."""
@@ -40,12 +41,14 @@ class Examples(Protocol):
 
     shape: (C, H, W). labels: (N,) int64, or None without classes. classes: (K,) names, empty without.
     indices: (N,) int64, the place of each row in the source. skipped: the pictures that do not decode, as
-    (name, reason). notes: what was done to the pictures, one line each, for the log.
+    (name, reason). notes: what was done to the pictures, one line each, for the log. groups: which rows may be shown
+    together, having one shape; None: all of them.
     """
 
     labels: Tensor | None
     classes: tuple[str, ...]
     indices: Tensor
+    groups: Groups | None
 
     @property
     def shape(self) -> tuple[int, int, int]: ...
@@ -93,6 +96,7 @@ class ImageSet:
     indices: Tensor
     skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
+    groups: Groups | None = None
 
     def __post_init__(self) -> None:
         _, channels, height, width = self.images.shape
@@ -123,6 +127,8 @@ class LazyImageSet:
     once, in the log and in ``skipped``. More than 1% of such raise UserError.
     """
 
+    groups: Groups | None = None
+
     def __init__(self, decoder: Decoder, indices: Tensor, workers: int, notes: list[str], crop: Crop = CENTRE) -> None:
         source = decoder.source
         self.shape: tuple[int, int, int] = (decoder.channels, *decoder.size)
@@ -152,22 +158,29 @@ class LazyImageSet:
             return _pixels(self.get(rows), mirrored)
         epochs = [0] * len(rows) if epoch is None else epoch.tolist()
         keys = zip(epochs, self.indices[rows].tolist(), strict=True)
-        placed = [self._crop.draw(self._decoder.size, rng.generator(seed, "crop", *key)) for key in keys]
-        return _pixels(self._decoded(list(zip(rows.tolist(), placed, strict=True))), mirrored)
+        draws = [rng.generator(seed, "crop", *key) for key in keys]
+        placed = [(row, self._crop.draw(self._size(row), draw)) for row, draw in zip(rows.tolist(), draws, strict=True)]
+        return _pixels(self._decoded(placed), mirrored)
 
     def subset(self, rows: Tensor) -> LazyImageSet:
         """The set of the pictures of ``rows`` (M,) int64, in that order, with the same classes."""
         return LazyImageSet(self._decoder, self.indices[rows], self._workers, self.notes, self._crop)
 
-    def _decoded(self, wanted: list[tuple[int, Placed | None]]) -> Tensor:
+    def _size(self, row: int) -> Size:
+        """The (H, W) that the picture of a row is shown in."""
+        return self._decoder.size
+
+    def _decoded(self, wanted: Sequence[tuple[int, Placed | None]]) -> Tensor:
         pixels = list(self._pool.map(self._decode, *zip(*wanted, strict=True))) if wanted else []
         return torch.from_numpy(np.stack(pixels)) if pixels else torch.empty((0, *self.shape), dtype=torch.uint8)
 
     def _decode(self, row: int, placed: Placed | None) -> np.ndarray:
+        size = self._size(row)
+        decode = dataclasses.replace(self._decoder, size=size, still=self._crop.still(size))
         for candidate in self._alike(row):
             if candidate in self._bad:
                 continue
-            decoded = self._decoder(int(self.indices[candidate]), placed)
+            decoded = decode(int(self.indices[candidate]), placed)
             if not isinstance(decoded, Bad):
                 return decoded.pixels
             self._report(candidate, decoded)
@@ -254,7 +267,7 @@ def _notes_of(decoder: Decoder, seen: Survey, crop: Crop) -> list[str]:
         notes.append(
             f"{others:,} of {seen.total:,} images looked at are resized and centre-cropped to {_by(decoder.covering)}"
         )
-    return notes
+    return notes + caption_notes(decoder.source)
 
 
 class _Loading:
@@ -329,4 +342,4 @@ class _Loading:
             notes.append(
                 f"{len(self.bad):,} of {good + len(self.bad):,} images do not decode and were skipped: {named}"
             )
-        return notes
+        return notes + caption_notes(self.decoder.source)

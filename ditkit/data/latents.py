@@ -21,6 +21,7 @@ from ditkit.base import rng
 from ditkit.base.errors import UserError
 from ditkit.base.files import expanded
 from ditkit.data import store as files
+from ditkit.data.order import Groups
 from ditkit.data.store import Manifest, Plan
 from ditkit.encoders.autoencoder import per_channel, whitened_identity
 
@@ -136,6 +137,13 @@ class LatentStore:
             for name in ("mean", "std")
         )
 
+    def text(self, rows: Tensor) -> Tensor | None:
+        """The embeddings of the captions of rows (B,) int64, float32 (B, ...); None where the store has none."""
+        if self.plan.text is None:
+            return None
+        places = [self.place(row) for row in rows.tolist()]
+        return torch.stack([self.shard(n)["text"][row] for n, row in places]).float()
+
     def caption(self, row: int) -> str | None:
         """The caption of a row; None where the source had none."""
         number, row = self.place(row)
@@ -157,6 +165,7 @@ class Latents:
     labels: Tensor | None
     classes: tuple[str, ...]
     indices: Tensor
+    groups: Groups | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -188,6 +197,10 @@ class Latents:
     def captions(self, rows: Sequence[int]) -> list[str | None]:
         """The captions of some of its rows."""
         return [self.store.caption(int(self.rows[row])) for row in rows]
+
+    def text(self, rows: Tensor) -> Tensor | None:
+        """The embeddings of the captions of some of its rows (B,), float32 (B, ...); None where there are none."""
+        return self.store.text(self.rows[rows])
 
     def draw(self, rows: Tensor, mirrored: Tensor, seed: int, step: int, epoch: Tensor | None = None) -> Tensor:
         """Normalised latents (B, c, h, w) float32 of rows (B,), drawn from the posterior of the image, or where

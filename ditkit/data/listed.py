@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
+from ditkit.data.labels import Labels
 from ditkit.data.layout import Layout, shown
 from ditkit.data.packed import Computed
 
@@ -22,7 +24,8 @@ class Plain:
 class Listed(Plain):
     """The part of a source that follows from a list of names.
 
-    A file ``name.txt`` beside ``name.png`` is its caption. ``read`` gives the content of an entry of the listing.
+    A file ``name.txt`` beside ``name.png`` is its caption, and where there are no class folders ``name.cls`` its class.
+    Raises UserError when only some have such a class.
     """
 
     def __init__(self, spec: str, layout: Layout) -> None:
@@ -32,6 +35,8 @@ class Listed(Plain):
         self.labels = layout.labels
         self.entries = layout.entries
         self.sidecars = layout.sidecars
+        if self.labels is None and ".cls" in self.sidecars:
+            self.classes, self.labels = self._classes_beside()
         if ".txt" in self.sidecars:
             missing = np.flatnonzero(self.sidecars[".txt"] < 0)
             self.captions: Sequence[str] | None = Computed(len(self), self._caption, missing)
@@ -47,10 +52,20 @@ class Listed(Plain):
         """The content of the side-car of picture i with that ending (".txt"). Raises OSError when it is unreadable."""
         raise NotADirectoryError(f"{self.spec} has no files beside its images")
 
+    def _classes_beside(self) -> tuple[tuple[str, ...], np.ndarray | None]:
+        labels = Labels()
+        for i in tqdm(range(len(self)), desc="reading labels", unit=" labels", delay=2, leave=False):
+            labels.add(self._text(i, ".cls"))
+        return labels.done(self.name, f"data {self.spec!r}")
+
     def _caption(self, i: int) -> str:
-        if self.sidecars[".txt"][i] < 0:
+        return self._text(i, ".txt")
+
+    def _text(self, i: int, ending: str) -> str:
+        """The text beside picture i; "" where there is none."""
+        if self.sidecars[ending][i] < 0:
             return ""
-        return self.beside(i, ".txt").decode("utf-8-sig", "replace").strip()
+        return self.beside(i, ending).decode("utf-8-sig", "replace").strip()
 
 
 def digest(rows: Iterable[tuple[object, ...]]) -> str:

@@ -17,6 +17,7 @@ from ditkit.base import rng
 from ditkit.base.errors import UserError
 from ditkit.condition import Condition
 from ditkit.data.images import Examples
+from ditkit.data.order import mirrored, turn
 
 T = TypeVar("T")
 
@@ -32,50 +33,15 @@ class Batch:
     index: Tensor
 
 
-@dataclasses.dataclass(frozen=True)
-class Turn:
-    """What is shown in a step: index, int64 (B,), rows of the set; epoch, int64 (B,), in which epoch each is shown.
-
-    (seed, epoch, index) is the key of every draw that concerns a picture, so that it is drawn anew each epoch.
-    """
-
-    index: Tensor
-    epoch: Tensor
-
-
-def turn(count: int, *, step: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> Turn:
-    """The rows of step ``step`` (from 0), of an endless sequence that shows each of ``count`` rows once an epoch.
-
-    The epochs follow each other without a gap, each in a new order, and are cut into batches, so that a batch may span
-    two. It depends on (seed, step) alone: a resume at any step goes on exactly. Of ``world`` processes each takes an
-    equal share, so that those of ranks 0, 1, ... end to end are the batch of one process.
-
-    batch_size: of all processes together. Raises UserError when it is no multiple of ``world``.
-    """
-    if batch_size % world:
-        raise UserError(
-            f"batch size {batch_size} cannot be split over {world} processes: expected a multiple, such as "
-            f"{-(-batch_size // world) * world}"
-        )
-    share = batch_size // world
-    first = step * batch_size + rank * share
-    position = torch.arange(first, first + share)  # B
-    epoch, place = position // count, position % count
-    index = torch.empty_like(position)
-    for e in epoch.unique().tolist():
-        here = epoch == e
-        index[here] = _order(count, seed, e)[place[here]]
-    return Turn(index, epoch)
-
-
 def batch(
     images: Examples, *, step: int, batch_size: int, seed: int, flip: bool = False, rank: int = 0, world: int = 1
 ) -> Batch:
-    """Batch ``step`` of the sequence (see ``turn``), or the share of it that process ``rank`` of ``world`` takes.
+    """Batch ``step`` of the sequence (see ``ditkit.data.order``), or what process ``rank`` of ``world`` takes of it.
 
     flip: mirrors half of the images left to right, drawn anew each epoch.
     """
-    shown = turn(len(images), step=step, batch_size=batch_size, seed=seed, rank=rank, world=world)
+    take = functools.partial(turn, len(images)) if images.groups is None else images.groups.turn
+    shown = take(step=step, batch_size=batch_size, seed=seed, rank=rank, world=world)
     turned = torch.zeros_like(shown.index, dtype=torch.bool)
     for e in shown.epoch.unique().tolist() if flip else ():
         here = shown.epoch == e
@@ -83,18 +49,6 @@ def batch(
     x0 = images.draw(shown.index, turned, seed, step, shown.epoch)  # BCHW
     label = None if images.labels is None else images.labels[shown.index]
     return Batch(x0, Condition(label=label), shown.index)
-
-
-# A batch touches one or two epochs: what is drawn once an epoch is kept for these, not for all.
-@functools.lru_cache(maxsize=4)
-def _order(count: int, seed: int, epoch: int) -> Tensor:
-    return torch.randperm(count, generator=rng.generator(seed, "order", epoch))  # N
-
-
-@functools.lru_cache(maxsize=4)
-def mirrored(count: int, seed: int, epoch: int) -> Tensor:
-    """Which of ``count`` rows are shown left to right in an epoch, (N,) bool: half of them, as drawn."""
-    return torch.rand(count, generator=rng.generator(seed, "flip", epoch)) < 0.5  # N
 
 
 def prefetch(make: Callable[[int], T], start: int = 0, stop: int | None = None, *, ahead: int = 4) -> Generator[T]:

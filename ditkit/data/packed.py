@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from typing import overload
+from typing import Self, overload
 
 import numpy as np
 
@@ -76,6 +76,11 @@ class Packer:
         """Appends a string."""
         self._text += string.encode("utf-8", "surrogateescape")
         self._ends.append(len(self._text))
+
+    def extend_to(self, count: int) -> Self:
+        """Appends empty strings until there are ``count``."""
+        self._ends.extend([len(self._text)] * (count - len(self._ends)))
+        return self
 
     def done(self) -> Packed:
         """What was added; the packer must not be used after."""

@@ -6,7 +6,7 @@ import dataclasses
 import io
 import re
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,10 +23,11 @@ from ditkit.data.layout import EXTENSIONS, is_hidden, natural_key, shown, some
 from ditkit.data.listed import Plain, digest
 from ditkit.data.packed import Computed, Packer, integers
 from ditkit.data.spec import SHARDS, kind_of_folder
-from ditkit.data.tarball import Members, is_tar_name
+from ditkit.data.tarball import Members, is_shard, is_tar, is_tar_name, keyed
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _NONE = -1
+_LOOKED_AT = 64
 
 
 @dataclasses.dataclass
@@ -45,7 +46,7 @@ class _Column:
 
 
 class Shards(Plain):
-    """A folder of WebDataset shards, or a pattern of them: images-{000..003}.tar.
+    """A folder of WebDataset shards, a pattern of them (images-{000..003}.tar), or one of them (see ``is_shard``).
 
     A sample's key is its path up to the first dot of the file's name. ``.cls`` or "label" in ``.json`` is its class,
     ``.txt`` or "caption" in ``.json`` its caption; a further image (``.mask.png``) is a map by that name. The order is
@@ -83,9 +84,10 @@ class Shards(Plain):
 
     @classmethod
     def recognise(cls, spec: str) -> bool:
-        """Whether ``spec`` is a folder of shards, or a pattern of such."""
-        pattern = bool(_RANGE.search(spec)) and is_tar_name(spec) and not expanded(spec).exists()
-        return pattern or kind_of_folder(spec) == "shards"
+        """Whether ``spec`` is a folder of shards, a pattern of such, or a tar archive that is one."""
+        path = expanded(spec)
+        pattern = bool(_RANGE.search(spec)) and is_tar_name(spec) and not path.exists()
+        return pattern or kind_of_folder(spec) == "shards" or (is_tar(path) and is_shard(path))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -143,11 +145,11 @@ class Shards(Plain):
         return ending in self._places and self._places[ending][i] != _NONE
 
     def _classes(self) -> tuple[tuple[str, ...], np.ndarray | None]:
-        """From .cls, else from .json where the first sample's has a label: no other is looked into for nothing."""
+        """From .cls, else from .json where some do say a label."""
         labels = Labels()
         if "cls" in self._places:
             read = lambda i: self._content(i, "cls").decode("utf-8", "replace") if self._has(i, "cls") else None  # noqa: E731
-        elif self._has(0, "json") and (key := next(filter(self._record(0).__contains__, LABEL), None)):
+        elif key := self._said(LABEL):
             read = lambda i: self._record(i).get(key) if self._has(i, "json") else None  # noqa: E731
         else:
             return (), None
@@ -159,12 +161,21 @@ class Shards(Plain):
         if "txt" in self._places:
             missing = np.flatnonzero(self._places["txt"] == _NONE)
             return Computed(len(self), self._text, missing)
-        if self._has(0, "json") and (key := next(filter(self._record(0).__contains__, CAPTION), None)):
+        if key := self._said(CAPTION):
             missing = np.flatnonzero(self._places["json"] == _NONE)
             return Computed(
-                len(self), lambda i: str(self._record(i).get(key, "")) if self._has(i, "json") else "", missing
+                len(self), lambda i: str(self._record(i).get(key) or "") if self._has(i, "json") else "", missing
             )
         return None
+
+    def _said(self, names: Sequence[str]) -> str | None:
+        """The first of these names that a .json says, of samples that are spread over the shards."""
+        if "json" not in self._places:
+            return None
+        having = np.flatnonzero(self._places["json"] != _NONE)
+        spread = having[np.linspace(0, len(having) - 1, min(_LOOKED_AT, len(having)), dtype=np.int64)].tolist()
+        said = set[str]().union(*(self._record(i) for i in spread))
+        return next(filter(said.__contains__, names), None)
 
     def _text(self, i: int) -> str:
         return self._content(i, "txt").decode("utf-8-sig", "replace").strip() if self._has(i, "txt") else ""
@@ -176,9 +187,8 @@ def _samples(members: Members) -> Iterator[tuple[str, dict[str, int]]]:
     for member, name in enumerate(plain(members.names())):
         if is_hidden(name) or name.endswith("/"):
             continue
-        folder, slash, file = name.rpartition("/")
-        stem, _, ending = file.partition(".")
-        files = samples.setdefault(folder + slash + stem, {})
+        key, ending = keyed(name)
+        files = samples.setdefault(key, {})
         if ending in files:
             raise UserError(f"{members.where} holds {shown(name)!r} twice: expected every member once; pack it again")
         files[ending] = member

@@ -6,6 +6,7 @@ A new kind of source is a class in a file of this folder, with what ``Source`` a
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -16,6 +17,7 @@ from PIL import Image
 from ditkit.base.errors import UserError, nearest
 from ditkit.base.files import expanded
 from ditkit.base.registry import members
+from ditkit.data.layout import some
 from ditkit.data.spec import word_of
 
 
@@ -72,11 +74,36 @@ def open_source(spec: str | Path) -> Source:
     Raises UserError when nothing recognises ``spec``, naming the nearest that there is, and whatever the source raises.
     """
     spec = str(spec)
-    kinds = list(members("ditkit.data", _is_source).values())
-    recognised = [kind for kind in kinds if kind.recognise(spec)]
-    if not recognised:
-        raise _unrecognised(spec, kinds)
-    return min(recognised, key=lambda kind: word_of(spec) not in kind.words)(spec)
+    kind = recognised(spec)
+    if kind is None:
+        raise _unrecognised(spec, _kinds())
+    return kind(spec)
+
+
+def recognised(spec: str) -> type[Source] | None:
+    """The kind of source that ``spec`` names; None where it names none."""
+    kinds = [kind for kind in _kinds() if kind.recognise(spec)]
+    return min(kinds, key=lambda kind: word_of(spec) not in kind.words, default=None)
+
+
+def located(spec: str) -> str:
+    """The same source as it is called from any folder: by an absolute path; words and names as they are."""
+    kind = recognised(spec)
+    by_word = kind is not None and word_of(spec) in kind.words
+    return spec if by_word or (kind is None and not expanded(spec).exists()) else os.path.abspath(expanded(spec))
+
+
+def caption_notes(source: Source) -> list[str]:
+    """A line for the log where some pictures have no caption, as far as is known without reading every one."""
+    missing = getattr(source.captions, "missing", ())
+    if not len(missing):
+        return []
+    named = some([source.name(int(i)) for i in missing[:4]])
+    return [f"{len(missing):,} of {len(source):,} images have no caption, theirs is empty: {named}"]
+
+
+def _kinds() -> list[type[Source]]:
+    return list(members("ditkit.data", _is_source).values())
 
 
 def _unrecognised(spec: str, kinds: list[type[Source]]) -> UserError:
@@ -85,7 +112,8 @@ def _unrecognised(spec: str, kinds: list[type[Source]]) -> UserError:
         return UserError(f"data {spec!r} cannot be read as images: expected one of: {expected}; check the path")
     close = nearest(word_of(spec), [word for kind in kinds for word in kind.words]) or _sibling(Path(spec))
     hint = f"did you mean {close!r}?" if close else "check the path"
-    return UserError(f"data {spec!r} does not exist: expected one of: {expected}; {hint}")
+    where = "" if os.path.isabs(expanded(spec)) else f" in {os.getcwd()}"
+    return UserError(f"data {spec!r} does not exist{where}: expected one of: {expected}; {hint}")
 
 
 def _sibling(path: Path) -> str | None:

@@ -3,7 +3,8 @@
     manifest.json                what it is: the plan, statistics, and size and SHA-256 of each file
     shard-00000.safetensors      mean, std (n, 2, c, h, w) of q(z | x) before normalisation, of the image as it is and
                                  mirrored; index (n,) int64, its place in the source; label (n,) int64, and
-                                 caption.bytes (m,) uint8 UTF-8 with caption.end (n,) int64, where the source has them
+                                 caption.bytes (m,) uint8 UTF-8 with caption.end (n,) int64, where the source has them;
+                                 text (n, ...), what a text encoder made of the captions, where one was given
     autoencoder/                 what it was encoded with, as diffusers publishes one: nothing else is needed to decode
     progress/                    only until it is whole: plan.json, and a record of each finished shard
 
@@ -72,11 +73,20 @@ class Preprocessing:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class Text:
+    """The text encoder: its identity, and the shape of what it makes of a caption."""
+
+    identity: str
+    shape: tuple[Count, ...]
+
+
+@dataclass(frozen=True, config=_STRICT)
 class Plan:
     """What a store is made of. A store goes on being encoded only where its plan is the same.
 
     classes: names; empty without. labels, captions: whether there are any. shape: (c, h, w) of the latents.
-    rows: images of the source per shard (those that do not decode are left out).
+    rows: images of the source per shard (those that do not decode are left out). text: of the captions' embeddings;
+    None without.
     """
 
     format: Literal["ditkit-latents-1"]
@@ -89,6 +99,7 @@ class Plan:
     shape: tuple[Count, Count, Count]
     dtype: Literal["float32", "bfloat16", "float16"]
     rows: Count
+    text: Text | None = None
 
     @property
     def shards(self) -> int:
@@ -222,7 +233,7 @@ def differences(old: Plan, new: Plan) -> list[tuple[str, object, object]]:
 
 def _differences(prefix: str, old: dict[str, Any], new: dict[str, Any]) -> Any:
     for key in old:
-        if isinstance(old[key], dict):
+        if isinstance(old[key], dict) and isinstance(new[key], dict):
             yield from _differences(f"{prefix}{key}.", old[key], new[key])
         elif old[key] != new[key]:
             yield f"{prefix}{key}", old[key], new[key]
@@ -311,11 +322,14 @@ def check_sizes(store: Path, manifest: Manifest) -> None:
 
 def check_shard(path: Path, plan: Plan, rows: int, tensors: dict[str, Tensor]) -> None:
     """Raises UserError where a shard's tensors are not those of the plan, or of other rows than the manifest says."""
-    wanted = dict.fromkeys(("mean", "std"), (rows, 2, *plan.shape)) | {"index": (rows,)}
+    moments = (rows, 2, *plan.shape)
+    wanted: dict[str, tuple[int, ...]] = {"mean": moments, "std": moments, "index": (rows,)}
     if plan.labels:
         wanted["label"] = (rows,)
     if plan.captions:
         wanted["caption.end"] = (rows,)
+    if plan.text:
+        wanted["text"] = (rows, *plan.text.shape)
     for name, shape in wanted.items():
         found = tuple(tensors[name].shape) if name in tensors else None
         if found != shape:

@@ -48,7 +48,8 @@ class Table(Plain):
     such as mask_file_name, which are the picture's ``extras`` by that name ("mask").
 
     Raises UserError for a table that is empty, broken, not UTF-8 or has no column of files, when files do not exist,
-    when only some rows have a label, and when one row contradicts or repeats another.
+    when only some rows have a label or a map, and when one row contradicts or repeats another. A row without a caption
+    has none, whether its column is empty or, in JSON, not there.
     """
 
     words: ClassVar[tuple[str, ...]] = ()
@@ -61,25 +62,27 @@ class Table(Plain):
         self._root = self._path.parent
         rows = tqdm(_rows(self._path, spec), desc=f"reading {spec}", unit=" rows", delay=2, leave=False)
         names, captions, maps, labels = Packer(), Packer(), dict[str, Packer](), Labels()
-        columns: _Columns | None = None
-        for row in rows:
-            columns = columns or _Columns(row, self._where)
-            names.add(columns.file_of(row, len(names)))
-            # a JSON row may have a label that the first lacks: then some have one and others do not
-            labels.add(row.get(columns.label or _called(row, LABEL)))
-            captions.add(_text(row.get(columns.caption)))
+        columns = _Columns({}, self._where)
+        captioned = False
+        for number, row in enumerate(rows):
+            columns = columns.of(row)  # a JSON row may have columns that the first lacks
+            captioned = captioned or columns.caption is not None
+            names.add(columns.file_of(row, number))
+            labels.add(_value(row, columns.label))
+            captions.add(_text(_value(row, columns.caption)))
             for name, column in columns.maps.items():
-                maps.setdefault(name, Packer()).add(_text(row.get(column)))
-        if columns is None:
+                maps.setdefault(name, Packer()).extend_to(number).add(_text(row.get(column)))
+        if not len(names):
             raise UserError(f"{self._where} is empty: expected a row for each image; check the path")
         self.names = names.done()
         self.classes, self.labels = labels.done(self.name, self._where)
         self._captions = captions.done()
-        self.captions: Sequence[str] | None = self._with_missing() if columns.caption else None
-        self._maps = {name: packer.done() for name, packer in maps.items()}
+        self.captions: Sequence[str] | None = self._with_missing() if captioned else None
+        self._maps = {name: packer.extend_to(len(self)).done() for name, packer in maps.items()}
         self.extras: Mapping[str, Callable[[int], Image.Image]] = {
             name: lambda i, files=files: open_file(self._root / files[i]) for name, files in self._maps.items()
         }
+        self._check_maps()
         self._check_repeated()
         self._check_exist()
 
@@ -113,6 +116,15 @@ class Table(Plain):
         missing = np.flatnonzero(np.diff(self._captions.ends, prepend=0) == 0)
         return Computed(len(self), self._captions.__getitem__, missing)
 
+    def _check_maps(self) -> None:
+        for name, files in self._maps.items():
+            without = [self.name(i) for i, file in enumerate(files) if not file]
+            if without:
+                raise UserError(
+                    f"{self._where} has no {name} for {len(without):,} of {len(self):,} images ({some(without)}): "
+                    "expected one for each or none at all; add them, or remove that column"
+                )
+
     def _check_repeated(self) -> None:
         """A file may come again with another caption, but neither with the same nor with another label."""
         hashes = np.fromiter(map(hash, self.names), np.int64, len(self))
@@ -141,18 +153,14 @@ class Table(Plain):
 
 
 class _Columns:
-    """Which column of a table is which. Raises UserError when none names the files."""
+    """Which column of a row is which; None for one that it does not have."""
 
     def __init__(self, row: Row, where: str) -> None:
         self._where = where
+        self._names = tuple(row)
         self.file = _called(row, FILE)
         self.label = _called(row, LABEL)
         self.caption = _called(row, CAPTION)
-        if not self.file:
-            raise UserError(
-                f"{where} has the columns {', '.join(map(repr, row)) or 'none'}: expected one of files, called one of "
-                f"{', '.join(FILE)}; rename it"
-            )
         self.maps = {
             column.removesuffix(ending): column
             for column in row
@@ -160,22 +168,36 @@ class _Columns:
             if column.lower().endswith(ending) and column != self.file and column.removesuffix(ending)
         }
 
+    def of(self, row: Row) -> _Columns:
+        """These columns, where the row has the same ones, else its own."""
+        return self if tuple(row) == self._names else _Columns(row, self._where)
+
     def file_of(self, row: Row, number: int) -> str:
-        """The file that a row names. Raises UserError when there is none."""
-        value = row.get(self.file)
+        """The file that row ``number`` (from 0) names. Raises UserError when there is none."""
+        if self.file is None and not number:
+            raise UserError(
+                f"{self._where} has the columns {', '.join(map(repr, row)) or 'none'}: expected one of files, called "
+                f"one of {', '.join(FILE)}; rename it"
+            )
+        value = _value(row, self.file)
         if not isinstance(value, str) or not value.strip():
             what = "holds the picture itself" if isinstance(value, (dict, bytes)) else f"has no file ({value!r})"
             raise UserError(
-                f"{self._where}: row {number + 1} {what} in column {self.file!r}: expected the name of a file; "
-                "add it, or put a parquet file of pictures into a folder and give that"
+                f"{self._where}: row {number + 1} {what}: expected the name of a file; add it, "
+                "or put a parquet file of pictures into a folder and give that"
             )
         return value.strip()
 
 
-def _called(row: Row, names: Sequence[str]) -> str:
-    """The row's column that has the first of these names; "" when none has one."""
+def _called(row: Row, names: Sequence[str]) -> str | None:
+    """The row's column that has the first of these names; None when none has one."""
     lower = {column.strip().lower(): column for column in row}
-    return next((lower[name] for name in names if name in lower), "")
+    return next((lower[name] for name in names if name in lower), None)
+
+
+def _value(row: Row, column: str | None) -> object:
+    # A column may be called "", as that of pandas' index is.
+    return None if column is None else row.get(column)
 
 
 def _text(value: object) -> str:

@@ -6,6 +6,7 @@ import bz2
 import contextlib
 import gzip
 import io
+import itertools
 import lzma
 import posixpath
 import shutil
@@ -23,7 +24,7 @@ from tqdm import tqdm
 from ditkit.base.errors import UserError
 from ditkit.base.files import expanded, explained
 from ditkit.data.archive import plain
-from ditkit.data.layout import arrange
+from ditkit.data.layout import arrange, is_hidden, is_image
 from ditkit.data.listed import Listed, digest
 from ditkit.data.readat import FileAt
 
@@ -31,6 +32,8 @@ _COMPRESSED: dict[bytes, Callable[[Any], Any]] = {b"\x1f\x8b": gzip.open, b"BZh"
 _BLOCK = 512
 _DANGLING = -1
 _SPARSE = -2
+_LOOKED_AT = 256
+_BROKEN = (tarfile.TarError, OSError, EOFError, lzma.LZMAError, zlib.error, ValueError)
 
 
 class Members:
@@ -53,7 +56,7 @@ class Members:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except (tarfile.TarError, OSError, EOFError, lzma.LZMAError, zlib.error, ValueError) as error:
+        except _BROKEN as error:
             if isinstance(error, UserError):
                 raise
             raise UserError(
@@ -132,9 +135,9 @@ class Tar(Listed):
 
     @classmethod
     def recognise(cls, spec: str) -> bool:
-        """Whether ``spec`` is a file that is called, or begins like, a tar archive."""
+        """Whether ``spec`` is a file that is called, or begins like, a tar archive, but no shard of WebDataset."""
         path = expanded(spec)
-        return path.is_file() and (is_tar_name(path.name) or _begins_like_tar(path))
+        return is_tar(path) and not is_shard(path)
 
     def open(self, i: int) -> Image.Image:
         """Picture i, not decoded yet. Raises OSError when it cannot be read."""
@@ -154,6 +157,33 @@ class Tar(Listed):
 def is_tar_name(name: str) -> bool:
     """Whether a file is called like a tar archive."""
     return name.lower().endswith((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz"))
+
+
+def is_tar(path: Path) -> bool:
+    """Whether a path is a file that is called, or begins like, a tar archive."""
+    return path.is_file() and (is_tar_name(path.name) or _begins_like_tar(path))
+
+
+def is_shard(path: Path) -> bool:
+    """Whether a tar archive holds samples of WebDataset: beside one of its first images lies a .cls, or outside of
+    subfolders, which would be classes, a .json. False where it cannot be read.
+    """
+    pictured, beside = set[str](), set[str]()
+    with contextlib.suppress(*_BROKEN), tarfile.open(path) as tar:
+        for name in plain(member.name for member in itertools.islice(tar, _LOOKED_AT) if member.isfile()):
+            key, ending = keyed(name)
+            if is_image(name) and not is_hidden(name):
+                pictured.add(key)
+            elif ending == "cls" or (ending == "json" and "/" not in name):
+                beside.add(key)
+    return not pictured.isdisjoint(beside)
+
+
+def keyed(name: str) -> tuple[str, str]:
+    """A member's name as WebDataset has it: its sample's key, up to the file name's first dot, and the rest."""
+    folder, slash, file = name.rpartition("/")
+    stem, _, ending = file.partition(".")
+    return folder + slash + stem, ending
 
 
 def _begins_like_tar(path: Path) -> bool:

@@ -17,10 +17,12 @@ _NOTED = "noted/"
 class Totals:
     """The measurements of a step, whose batch may have come in parts.
 
-    parts: the loss's, the mean over the batch, () each. notes: the sum and count of each note, (2,) each.
+    parts: the loss's, the mean over the batch, () each. notes: the sum and count of each note, (2,) each. samples: of
+    the batch.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, samples: int = 0) -> None:
+        self.samples = samples
         self.parts: dict[str, Tensor] = {}
         self.notes: dict[str, Tensor] = {}
 
@@ -41,15 +43,14 @@ class Meter:
     not the run was stopped between.
     """
 
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
+    def __init__(self) -> None:
         self.values: dict[str, list[Tensor]] = {}
         self.notes: dict[str, list[Tensor]] = {}
         self.start()
 
     def start(self) -> None:
-        """Begins to count time and steps for the images per second."""
-        self.steps, self.since = 0, time.perf_counter()
+        """Begins to count time and samples for the images per second."""
+        self.samples, self.since = 0, time.perf_counter()
 
     def add(self, totals: Totals, norm: Tensor) -> None:
         """Takes the measurements of a step."""
@@ -57,7 +58,7 @@ class Meter:
             self.values.setdefault(name, []).append(value.detach())
         for name, value in totals.notes.items():
             self.notes.setdefault(name, []).append(value)
-        self.steps += 1
+        self.samples += totals.samples
 
     def state(self) -> dict[str, Tensor]:
         """The values, (steps,) each, and the notes, (steps, 2) each."""
@@ -87,7 +88,7 @@ class Meter:
         norm = means.pop("grad_norm")
         totals = {name: torch.stack(values).sum(0).tolist() for name, values in self.notes.items()}
         noted = {name: total / count for name, (total, count) in totals.items() if count}
-        rate = self.steps * self.batch_size / (time.perf_counter() - self.since)
+        rate = self.samples / (time.perf_counter() - self.since)
         record = {"step": step, "loss": sum(means.values()), **means, **noted, "lr": lr, "grad_norm": norm}
         self.values, self.notes = {}, {}
         self.start()

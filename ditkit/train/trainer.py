@@ -51,7 +51,7 @@ class Trainer(Generic[T]):
         self.step = 0
         self.seconds = 0.0
         self.lr = 0.0
-        self.meter = Meter(settings.batch_size)
+        self.meter = Meter()
         self.stopping: str | None = None
 
     @property
@@ -98,7 +98,8 @@ class Trainer(Generic[T]):
     def one_step(self, net: nn.Module, batch: Any) -> tuple[Totals, Tensor]:
         """One optimiser step on a batch, through the network or its compiled twin; its loss, the gradient's norm ()."""
         s = self.settings
-        work, totals = self.task.work(batch, self.step), Totals()
+        work = self.task.work(batch, self.step)
+        totals = Totals(len(work))
         for rows in torch.arange(len(work)).chunk(s.accumulate):
             loss = self.task.loss(net, work[int(rows[0]) : int(rows[-1]) + 1])
             share = len(rows) / len(work)

@@ -10,6 +10,7 @@ import tyro
 from pydantic.dataclasses import dataclass
 
 from ditkit.app.cli import parse
+from ditkit.app.names import SOURCES
 from ditkit.base.errors import UserError, unknown
 from ditkit.train.settings import STRICT, Positive
 
@@ -23,8 +24,7 @@ class Options:
     wrong. Exit code 1 if training would skip any image.
     """
 
-    source: Annotated[str, tyro.conf.Positional]
-    """The images: digits (embedded), or a folder or .zip with one subfolder per class, or without classes, ..."""
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=f"The images: {SOURCES}.")]
     sheet: Path | None = Path("data-check.png")
     """Where to write the contact sheet, a PNG of up to 100 images; None: nowhere."""
     json: Path | None = None

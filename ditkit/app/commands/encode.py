@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+import tyro
 from pydantic.dataclasses import dataclass
 
 from ditkit.app.cli import parse
+from ditkit.app.names import SOURCES
 from ditkit.app.recipe import Tile
 from ditkit.base.errors import UserError
 from ditkit.train.settings import STRICT, Positive
@@ -20,16 +22,15 @@ class Options:
     captions, for ditkit train --data STORE. After an interruption the same command goes on where it was.
     """
 
-    data: str = ""
-    """The images: digits (embedded), or a folder or .zip with one subfolder per class, or without classes."""
+    data: Annotated[str, tyro.conf.arg(help=f"The images: {SOURCES}.")] = ""
     autoencoder: str = ""
     """The autoencoder: a folder (also a run), a file of weights, or a name on the hub (OWNER/NAME[/FOLDER])."""
     out: Path | None = None
     """The store's folder: new, or one that was begun with the same settings."""
     size: int | tuple[int, int] | None = None
     """Height and width in pixels that images are brought to; None: what most of them have."""
-    channels: Literal[1, 3] | None = None
-    """1 grey, 3 RGB; None: what the autoencoder takes."""
+    channels: Literal[1, 2, 3, 4] | None = None
+    """1 grey, 2 grey and alpha, 3 RGB, 4 RGBA; None: what the autoencoder takes."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """How the latents are kept; the halves take half the space."""
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -11,6 +11,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from ditkit.app.cli import parse
+from ditkit.app.names import SOURCES
 from ditkit.train.settings import STRICT, Positive
 
 
@@ -21,8 +22,10 @@ class Options:
 
     run: Annotated[Path, tyro.conf.Positional]
     """The run's folder; of a model of pixels, not latents."""
-    data: str | None = None
-    """Real images: digits, a folder or a .zip; None: what the run was trained on, the held-out ones where there are."""
+    data: Annotated[
+        str | None,
+        tyro.conf.arg(help=f"Real images: {SOURCES}; None: what the run was trained on, the held-out ones if any."),
+    ] = None
     num: Positive = 128
     """Images to measure, evenly spaced in the data."""
     probes: Annotated[int, Field(ge=0, lt=2**31)] | None = None

@@ -11,6 +11,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from ditkit.app.cli import parse
+from ditkit.app.names import SOURCES
 from ditkit.app.recipe import Noising, Sampling
 from ditkit.train.settings import STRICT, Positive
 
@@ -22,8 +23,7 @@ class Options:
     With all images as neighbours it is the ideal denoiser, which draws the images of the data themselves.
     """
 
-    data: Annotated[str, tyro.conf.Positional]
-    """digits (embedded), or a folder or .zip of images, with one subfolder per class or none."""
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=f"The images: {SOURCES}.")]
     out: Path
     """Folder for the images."""
     num: Positive = 64
@@ -83,7 +83,7 @@ def main(args: Sequence[str]) -> int:
     options = parse(Options, "sample-data", args)
     from ditkit.app import build
     from ditkit.app.drawn import save_samples
-    from ditkit.app.neighbours import neighbours
+    from ditkit.app.neighbours import check_request, neighbours
     from ditkit.base.files import check_new_folder
     from ditkit.data.images import load_images
     from ditkit.data.source import open_source
@@ -91,7 +91,9 @@ def main(args: Sequence[str]) -> int:
     check_new_folder(options.out)
     build.check_solver(build.path(options.noising()), options.sampling())
     seeds = range(options.seed, options.seed + options.num)
-    images = load_images(open_source(options.data), size=options.size)
+    source = open_source(options.data)
+    check_request(source, options.k, options.classes, options.conditional)
+    images = load_images(source, size=options.size)
     if not options.conditional:
         images.labels, images.classes = None, ()
     model = neighbours(images, build.path(options.noising()), options.k, options.n, build.device(options.device))

@@ -58,6 +58,10 @@ class AutoencoderRuns:
             )
         if recipe.data.tile is not None:
             raise UserError(f"--data.tile {recipe.data.tile}: an autoencoder learns from whole images; leave it out")
+        if recipe.data.buckets is not None:
+            raise UserError(
+                f"--data.buckets {recipe.data.buckets}: an autoencoder learns from images of one shape; leave it out"
+            )
         if recipe.train.compile:
             raise UserError("--train.compile True: an autoencoder's losses cannot be compiled; leave it out")
         self.autoencoder = Identity()

@@ -17,6 +17,7 @@ from ditkit.app.recipe import Recipe
 from ditkit.app.references import Reference
 from ditkit.app.run import Model, Run, check_sampling
 from ditkit.app.spending import Subject, Work
+from ditkit.base.errors import UserError
 from ditkit.condition import Condition
 from ditkit.data.images import Examples
 from ditkit.objectives.neighbours import References
@@ -65,6 +66,11 @@ class DenoiserRuns:
     def task(self, facts: dict[str, Any], images: Examples) -> Denoising:
         """See ``Kind``."""
         recipe = self.settings
+        if recipe.evaluate.every and (channels := facts["image_shape"][0]) % 2 == 0:
+            raise UserError(
+                f"images of channels {channels}, one of them alpha, cannot be measured: leave out --evaluate-every, or "
+                "take --data.channels 1 or 3"
+            )
         denoiser = build.denoiser(recipe, self.network(recipe, facts).to(self.device))
         self._check_guides(denoiser, facts)
         encode = build.encode(recipe, self.autoencoder)

@@ -65,7 +65,7 @@ def train(candidate: Candidate, folder: Path, means: Means) -> str | None:
             if folder.is_dir():
                 clear_leftovers(folder)  # of a run that was killed before it had a recipe
             return training.start(candidate.recipe, folder, means)
-        return training.resume(folder, {}, means)
+        return training.resume(folder, {}, means=means)
     except DivergedError as error:
         run = open_run(folder)
         last = max((r["step"] for r in run.records()), default=0)

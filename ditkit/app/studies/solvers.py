@@ -11,6 +11,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from ditkit.app.cli import parse
+from ditkit.app.names import SOURCES
 from ditkit.train.settings import STRICT, Positive
 
 Several = Annotated[int, Field(ge=20, lt=2**31)]
@@ -43,8 +44,9 @@ class Options:
     """Keep the predicted image inside [-1, 1]; None: the recipe's."""
     batch_size: Positive | None = None
     """Images drawn at a time; None: the recipe's."""
-    reference: str | None = None
-    """Real images: digits, a folder or a .zip; None: what the run was trained on."""
+    reference: Annotated[
+        str | None, tyro.conf.arg(help=f"Real images: {SOURCES}; None: what the run was trained on.")
+    ] = None
     device: str | None = None
     """auto, cpu, cuda, ...; None: the recipe's."""
 
