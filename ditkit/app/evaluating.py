@@ -166,7 +166,8 @@ def over_sets(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         values = [found[key]["value"] for found in results]
         mean = sum(values) / n
         spread = (sum((value - mean) ** 2 for value in values) / (n - 1)) ** 0.5
-        scores[key] = {**entry, "value": mean, "standard_error": float(f"{spread / n**0.5:.3g}"), "values": values}
+        error = {"standard_error": float(f"{spread / n**0.5:.3g}"), "error_from": f"{n} sets of samples"}
+        scores[key] = {**entry, "value": mean, **error, "values": values}
     said = {
         **first["protocol"],
         "seeds": [first["protocol"]["seeds"][0], results[-1]["protocol"]["seeds"][1]],

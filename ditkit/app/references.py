@@ -26,7 +26,7 @@ from ditkit.evaluate.measured import BATCH, Side, observe
 from ditkit.evaluate.networks.network import FeatureNetwork, load_network
 from ditkit.evaluate.npz import read_statistics
 from ditkit.evaluate.reference import cached_reference, reference_fingerprint
-from ditkit.evaluate.suite import FEWEST, compare, needed
+from ditkit.evaluate.suite import FEWEST, compare, needed, needed_of_samples
 
 MOST = 50_000
 """Real images that are measured against, at most; of a larger set, evenly spaced ones."""
@@ -76,8 +76,8 @@ class Reference:
 
     @property
     def quantities(self) -> tuple[str, ...]:
-        """What is kept of samples for the space's scores."""
-        return needed(self.space.scores)
+        """What is kept of samples for the space's scores and their standard errors."""
+        return needed_of_samples(self.space.scores)
 
     def scores(self, samples: Side) -> dict[str, dict[str, Any]]:
         """The suite's scores of samples that were measured with the same network."""

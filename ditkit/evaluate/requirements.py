@@ -15,12 +15,14 @@ Function = Callable[[Measured], dict[str, Score]]
 class Requirements:
     """samples, reference: quantities of either side (names of ``measured.QUANTITIES``) that the score is computed from.
 
+    errors: those of the samples that its standard error is computed from besides.
     fewest: images of every side it needs, below which it has no meaning. enough: images from which its bias no longer
     matters, also as a function of what was measured. bias: what fewer do to it, to follow "with 200 images ".
     """
 
     samples: tuple[str, ...] = ()
     reference: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
     fewest: int = 1
     enough: Callable[[Measured], int] = lambda measured: 0
     bias: str = ""
@@ -54,13 +56,14 @@ def score(
     *,
     samples: tuple[str, ...] = (),
     reference: tuple[str, ...] = (),
+    errors: tuple[str, ...] = (),
     fewest: int = 1,
     enough: int | Callable[[Measured], int] = 0,
     bias: str = "",
 ) -> Callable[[Function], Function]:
     """Marks a function as a score of the suite; see ``Requirements`` for the arguments."""
     threshold = enough if callable(enough) else lambda measured: enough
-    requirements = Requirements(samples, reference, fewest, threshold, bias)
+    requirements = Requirements(samples, reference, errors, fewest, threshold, bias)
 
     def mark(function: Function) -> Function:
         function.requirements = requirements  # pyright: ignore[reportFunctionMemberAccess]

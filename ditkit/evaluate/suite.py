@@ -42,8 +42,8 @@ def evaluate_samples(
 
     samples, reference: uint8 (N, C, H, W) of one size. Labels: int64 (N,) or None. captions: one for each sample.
     scores: names, by default all that what is given allows.
-    Gives for every key {"value": float, "samples": int}, "standard_error" where it is known, and "note" where there is
-    something to know before believing the value. Class accuracies are absent without classes.
+    Gives for every key {"value": float, "samples": int}, "standard_error" with "error_from" where it is known, and
+    "note" where there is something to know before believing the value. Class accuracies are absent without classes.
     Raises UserError on what has no meaning: other types or shapes, fewer than 4 images, an unknown score, or one that
     was asked for by name and cannot be computed.
     """
@@ -53,11 +53,12 @@ def evaluate_samples(
     for what, images in (("samples", samples), ("reference images", reference)):
         if len(images) < FEWEST:
             raise UserError(f"{len(images)} {what} are too few, expected at least {FEWEST} (better 1,000): add some")
-    wanted = needed(scores)
+    kept = needed_of_samples(scores)
     generated = measure(
-        "samples", samples, sample_labels, network, quantities=wanted, captions=captions, progress=progress
+        "samples", samples, sample_labels, network, quantities=kept, captions=captions, progress=progress
     )
-    real = measure("reference images", reference, reference_labels, network, quantities=wanted, progress=progress)
+    kept = needed(scores)
+    real = measure("reference images", reference, reference_labels, network, quantities=kept, progress=progress)
     return compare(real, generated, network, scores=scores)
 
 
@@ -65,6 +66,12 @@ def needed(scores: Sequence[str] | None = None) -> tuple[str, ...]:
     """The quantities of a side that these scores, or all, are computed from; UserError on an unknown score."""
     found = [requirements_of(function) for function in chosen(scores)]
     return tuple(dict.fromkeys(name for r in found for name in (*r.samples, *r.reference)))
+
+
+def needed_of_samples(scores: Sequence[str] | None = None) -> tuple[str, ...]:
+    """The same, and what their standard errors are computed from."""
+    errors = (name for function in chosen(scores) for name in requirements_of(function).errors)
+    return tuple(dict.fromkeys([*needed(scores), *errors]))
 
 
 def compare(
