@@ -231,8 +231,7 @@ def evaluate(
 def _copy_scores(found: Copies | None) -> dict[str, Any]:
     if found is None:
         return {}
-    summaries = {"copies": found.pixels.summary(), "copies_in_features": found.features.summary()}
-    return {name: {"value": summary.pop("copies"), **summary} for name, summary in summaries.items()}
+    return {"copy_rate": found.pixels.summary(), "copy_rate_in_features": found.features.summary()}
 
 
 def result(scores: dict[str, Any], said: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
