@@ -206,7 +206,7 @@ def test_labels_are_balanced_or_drawn(mine: Path) -> None:
 
 def test_written_samples_are_measured_to_the_same_numbers(copied: Path, pets: Path, tmp_path: Path) -> None:
     file = tmp_path / "samples.npz"
-    made(ditkit("evaluate", copied, "--num", NUM, "--npz", file, "--network", "self"))
+    made(ditkit("evaluate", copied, "--num", NUM, "--npz", file, "--features", "self"))
     with np.load(file) as arrays:
         assert arrays["arr_0"].shape == (NUM, 8, 8, 3)
         assert arrays["arr_0"].dtype == np.uint8
@@ -270,7 +270,7 @@ def test_what_cannot_be_measured_is_refused_in_one_line(mine: Path, pets: Path, 
         ([pets, "--reference", wide, "--num", 9], "no run"),
         ([], "what to measure"),
         ([mine, "--scores", "fidd"], "unknown score 'fidd'"),
-        ([mine, "--network", "inceptionn"], "unknown feature network", "inception"),
+        ([mine, "--features", "inceptionn"], "unknown feature network", "inception"),
         ([mine, "--weights", "optimizer"], "no weights 'optimizer'", "ema"),
         ([mine, "--sweep.solver", "ddimm"], "ddimm", "ddim"),
         ([mine, "--sweep.guidance", 1, 2, "--npz", tmp_path / "s.npz"], "2 sets"),

@@ -122,6 +122,7 @@ def test_resizing_puts_pixels_where_tensorflow_1_does():
 
 def fake_transformers(monkeypatch, **kinds: object) -> None:
     module = types.ModuleType("transformers")
+    module.__version__ = "0"
     for name, value in kinds.items():
         setattr(module, name, value)
     monkeypatch.setitem(sys.modules, "transformers", module)
@@ -234,7 +235,8 @@ def test_a_new_network_is_one_new_file(monkeypatch, tmp_path):
     assert "frechet_distance" in result
 
 
-def test_lpips_is_a_distance_and_says_what_it_lacks():
+def made_up_lpips() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """VGG-16's convolutions and the heads of LPIPS, in their published shapes."""
     draws = generator(0, "test.lpips")
     widths = [3, 64, 64, 128, 128, 256, 256, 256, *[512] * 6]
     numbers = [i for stage in STAGES for i in stage]
@@ -243,6 +245,11 @@ def test_lpips_is_a_distance_and_says_what_it_lacks():
         vgg[f"features.{i}.weight"] = torch.randn(b, a, 3, 3, generator=draws) * (2 / (9 * a)) ** 0.5
         vgg[f"features.{i}.bias"] = torch.zeros(b)
     heads = {f"lin{i}.model.1.weight": torch.full((1, w, 1, 1), 1 / w) for i, w in enumerate((64, 128, 256, 512, 512))}
+    return vgg, heads
+
+
+def test_lpips_is_a_distance_and_says_what_it_lacks():
+    vgg, heads = made_up_lpips()
     distance = LPIPS(vgg, heads)
     x, y = pictures(2, size=32), pictures(2, size=32, index=1)
     assert distance(x, x).tolist() == [0, 0]

@@ -86,9 +86,13 @@ def protocol(subject: Subject, against: Reference) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """scores: as in metrics.json. first: the first ``CHECKED`` samples. seconds: that the samples took to be made."""
+    """scores: as in metrics.json. left_out: scores that were not measured, and why. first: the first samples.
+
+    There are ``CHECKED`` of these, at most. seconds: that the samples took to be made.
+    """
 
     scores: dict[str, dict[str, Any]]
+    left_out: dict[str, str]
     first: Tensor
     seconds: float
 
@@ -134,7 +138,7 @@ def measure(
                 write(part.images.expand(-1, 3, -1, -1))  # evaluators know RGB only
     if not workers.leads:
         return None
-    return Outcome(against.scores(side), torch.cat(first)[:CHECKED], seconds)
+    return Outcome(against.scores(side), against.left_out(side), torch.cat(first)[:CHECKED], seconds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,8 +228,14 @@ def evaluate(
         return None
     speed = {"seconds_per_sample": {"value": found.seconds / plan.num, "samples": plan.num}}
     checked = _copy_scores(copies(model, found.first, against.network))
-    about = {"samples": str(model.run.folder), "step": model.step, "reference": against.source}
-    return result({**found.scores, **speed, **checked}, said, {**about, "environment": environment(model.device)})
+    about = {
+        "samples": str(model.run.folder),
+        "step": model.step,
+        "reference": against.source,
+        "left_out": found.left_out,
+        "environment": environment(model.device),
+    }
+    return result({**found.scores, **speed, **checked}, said, about)
 
 
 def _copy_scores(found: Copies | None) -> dict[str, Any]:

@@ -29,6 +29,15 @@ class Requirements:
 
     def missing(self, measured: Measured) -> str | None:
         """Why the score cannot be computed, in words; None when it can."""
+        return self._lacking(measured) or self.too_few(measured)
+
+    def too_few(self, measured: Measured) -> str | None:
+        """How many images there are and how many it takes, in words, where there are too few and nothing else lacks."""
+        if self._lacking(measured) or self.images(measured) >= self.fewest:
+            return None
+        return f"{self.images(measured)} images are too few, expected at least {self.fewest}"
+
+    def _lacking(self, measured: Measured) -> str | None:
         for what, names, side in (
             ("samples", self.samples, measured.generated),
             ("reference", self.reference, measured.real),
@@ -36,8 +45,6 @@ class Requirements:
             for name in names:
                 if name not in side.held:
                     return f"it needs {QUANTITIES[name].words} of the {what}"
-        if self.images(measured) < self.fewest:
-            return f"{self.images(measured)} images are too few, expected at least {self.fewest}"
         return None
 
     def note(self, measured: Measured) -> str | None:

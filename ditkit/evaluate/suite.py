@@ -99,6 +99,13 @@ def compare(
     return results
 
 
+def too_few(real: Side, generated: Side, network: FeatureNetwork) -> dict[str, str]:
+    """The scores that these sides have too few images for, and how many they need."""
+    measured = Measured(real, generated, network)
+    wanting = {name: requirements_of(function).too_few(measured) for name, function in available().items()}
+    return {name: said for name, said in wanting.items() if said}
+
+
 def chosen(names: Sequence[str] | None) -> list[Any]:
     """The score functions of these names, or all; UserError on an unknown one."""
     found = available()
