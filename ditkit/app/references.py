@@ -25,7 +25,7 @@ from ditkit.evaluate.classifier import Classifier, cached_classifier
 from ditkit.evaluate.images import check_same_shape, check_values
 from ditkit.evaluate.measured import BATCH, Side, observe
 from ditkit.evaluate.networks.network import FeatureNetwork, load_network
-from ditkit.evaluate.npz import read_statistics
+from ditkit.evaluate.npz import image_writer, read_statistics, statistics_of
 from ditkit.evaluate.reference import cached_reference, reference_fingerprint
 from ditkit.evaluate.suite import FEWEST, compare, needed, needed_of_samples, too_few
 
@@ -55,6 +55,7 @@ class Reference:
 
     source: what the user called them by. fingerprint: of them, as they were brought to the samples' size.
     space: the eyes and the scores. classes: the names behind the labels; empty where no sample's class can be judged.
+    images: themselves, read as they are asked for; None where there are statistics alone.
     """
 
     source: str
@@ -63,6 +64,7 @@ class Reference:
     side: Side
     space: Space
     classes: tuple[str, ...] = ()
+    images: Images | None = None
 
     @property
     def labelled(self) -> bool:
@@ -83,6 +85,20 @@ class Reference:
     def scores(self, samples: Side) -> dict[str, dict[str, Any]]:
         """The suite's scores of samples that were measured with the same network."""
         return compare(self.side, samples, self.network, scores=self.space.scores)
+
+    def write(self, path: Path) -> None:
+        """Writes the images, and FID's statistics where they were measured, in ADM's format. UserError without images.
+
+        Statistics of other features than FID's are left out: readers take what they find for FID's.
+        """
+        if self.images is None:
+            raise UserError(f"--reference {self.source} holds statistics and no images to write: give images")
+        _, height, width = self.images.shape
+        is_fid = self.network.aliases.get("frechet_distance") == "fid"
+        statistics = statistics_of(self.side) if is_fid else None
+        with image_writer(path, len(self.images), height, width, statistics=statistics) as writer:
+            for rows in tqdm(torch.arange(len(self.images)).split(BATCH), "reference", delay=2, leave=False):
+                writer.write(self.images.get(rows).expand(-1, 3, -1, -1))  # evaluators know RGB only
 
     def left_out(self, samples: Side) -> dict[str, str]:
         """Scores that there are too few samples or real images for, and how many they need."""
@@ -193,7 +209,7 @@ def _of_images(
     fingerprint = reference_fingerprint(seen, network, needed(space.scores))
     measure = functools.partial(_measure, images, labels, network, needed(space.scores))
     side = cached_reference(folder / "references", fingerprint, measure)
-    return Reference(source, fingerprint, network, side, space, classes if labels is not None else ())
+    return Reference(source, fingerprint, network, side, space, classes if labels is not None else (), images)
 
 
 def network_of(

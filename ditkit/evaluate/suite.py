@@ -99,6 +99,17 @@ def compare(
     return results
 
 
+def check_enough(scores: Sequence[str] | None, count: int) -> None:
+    """Raises UserError for a score that was asked for by name and needs more than ``count`` samples."""
+    for function in chosen(scores) if scores is not None else ():
+        fewest = requirements_of(function).fewest
+        if count < fewest:
+            raise UserError(
+                f"score {function.__name__!r} cannot be computed: {count} samples are too few, expected at least "
+                f"{fewest}; add some or leave it out"
+            )
+
+
 def too_few(real: Side, generated: Side, network: FeatureNetwork) -> dict[str, str]:
     """The scores that these sides have too few images for, and how many they need."""
     measured = Measured(real, generated, network)

@@ -19,6 +19,7 @@ from ditkit.train.settings import STRICT, Positive
 
 if TYPE_CHECKING:
     from ditkit.app.evaluating import Work
+    from ditkit.app.references import Reference
     from ditkit.base.workers import Workers
 
 
@@ -71,6 +72,8 @@ class Options:
     """Folder for the results; None: the run's, or SAMPLES-evaluation beside the samples."""
     npz: Path | None = None
     """Also write a run's samples there, as arr_0 (N, H, W, 3) uint8 for ADM's evaluator."""
+    reference_npz: Path | None = None
+    """Also write the reference there in ADM's format: images as arr_0 and, of inception, mu, sigma, mu_s, sigma_s."""
     compare: tuple[Path, Path] | None = None
     """Measure nothing: compare two results, runs' folders or metrics.json, if their protocols allow it."""
     device: str | None = None
@@ -109,11 +112,13 @@ def _run(options: Options, place: str, workers: Workers) -> int:
     from ditkit.app.likelihood import check_pixels
     from ditkit.app.run import check_sampling, load_model, located
     from ditkit.app.samples import Plan
+    from ditkit.evaluate.suite import check_enough
 
     run, step = located(place)
     if options.likelihood:
         check_pixels(run)
     num = options.num or run.recipe.evaluate.num
+    check_enough(options.scores, num)
     plan = Plan(options.how.over(run.recipe.sample), num, options.seed, options.labels, options.weights)
     variants = Variants.of(plan, **dataclasses.asdict(options.sweep))
     for each in variants.plans:
@@ -127,6 +132,7 @@ def _run(options: Options, place: str, workers: Workers) -> int:
         with workers.leader_first():
             model = load_model(run, step, device=device)
             against = measuring.reference(model, options.reference, _space(options))
+            _write_reference(options, against, workers)
         found = evaluate_run(
             run,
             step,
@@ -147,6 +153,7 @@ def _files(options: Options, place: str, workers: Workers) -> int:
     from ditkit.app.evaluating import evaluate_files
     from ditkit.app.references import check_apart, classes_of, open_reference
     from ditkit.app.samples import FileSamples
+    from ditkit.evaluate.suite import check_enough
 
     _check_options(options, OF_IMAGES, f"{place} is no run, and its images are measured as they are")
     if options.reference is None:
@@ -156,6 +163,7 @@ def _files(options: Options, place: str, workers: Workers) -> int:
         )
     check_apart(place, options.reference)
     samples, device = FileSamples.open(place), build.device(workers.device(options.device or "auto"))
+    check_enough(options.scores, len(samples))
     samples.numbered(classes_of(options.reference))  # an unknown class is said before long work
     out = options.out or Path(place).with_name(f"{Path(place).stem}-evaluation")
     with _work(out, workers) as work:
@@ -169,13 +177,14 @@ def _files(options: Options, place: str, workers: Workers) -> int:
                 device=device,
                 resize=False,
             )
+            _write_reference(options, against, workers)
         found = evaluate_files(place, samples.numbered(against.classes), against, work, workers, device)
         return _tell(found, out, work) if workers.leads else 0
 
 
 OF_OWN_KIND = ("samples", "num", "features", "features_weights", "device")
 """What can be said of how a run is measured that draws no samples, such as an autoencoder's."""
-OF_IMAGES = ("samples", "reference", "features", "features_weights", "scores", "out", "device")
+OF_IMAGES = ("samples", "reference", "reference_npz", "features", "features_weights", "scores", "out", "device")
 """What can be said of how images are measured that are there already."""
 
 
@@ -193,6 +202,11 @@ def _check_options(options: Options, known: Sequence[str], reason: str) -> None:
 
 def _flag(name: str) -> str:
     return "options of drawing" if name == "how" else "--" + name.replace("_", "-")
+
+
+def _write_reference(options: Options, against: Reference, workers: Workers) -> None:
+    if options.reference_npz is not None and workers.leads:
+        against.write(options.reference_npz)
 
 
 def _space(options: Options) -> Any:
