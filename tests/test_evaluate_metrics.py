@@ -13,7 +13,7 @@ from ditkit.evaluate import kernels, neighbours
 from ditkit.evaluate.features import accuracy, frechet_distance, gaussian_of, inception_score
 from ditkit.evaluate.frechet import Gaussian, frechet_gaussian, frechet_standard_error
 from ditkit.evaluate.kernels import clip_mmd, kernel_distance, kernel_sums, mmd_standard_error, polynomial, rbf
-from ditkit.evaluate.neighbours import density_coverage, precision_recall
+from ditkit.evaluate.neighbours import density_coverage, precision_recall, reach
 from ditkit.evaluate.scores.distribution import frechet_score
 from ditkit.evaluate.statistics import equal_splits, shuffled_splits
 
@@ -223,6 +223,17 @@ def test_standard_error_of_frechet_is_known_of_fewer_samples_than_features():
     assert 0.75 < errors.mean() / spread < 2.5  # the bias of few samples is in it: rather too large than too small
     assert found[0].error_from == "jackknife of 10 groups"
     assert frechet_score(reference, gaussian_of(draws[0][:5]), 5, draws[0][:5]).standard_error is None
+
+
+@pytest.mark.parametrize(("real", "scale"), [(400, 0.6), (100, 1.0)])
+def test_standard_errors_of_neighbourhoods_are_the_spread_over_draws(real, scale):
+    """Also where there are far more real points than samples: those of one ball are not independent."""
+    y = normal(real, 6, index=1)
+    found = [reach(y, scale * normal(100, 6, index=10 + i), [3, 5]) for i in range(40)]
+    recalls = torch.tensor([r.precision_recall.recall for r, _ in found])
+    coverages = torch.tensor([r.density_coverage.coverage for _, r in found])
+    assert 0.75 < torch.tensor([r.recall_error for r, _ in found]).mean() / recalls.std() < 2
+    assert 0.75 < torch.tensor([r.coverage_error for _, r in found]).mean() / coverages.std() < 2
 
 
 def test_influence_is_what_the_bootstrap_tends_to():

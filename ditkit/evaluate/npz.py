@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -143,8 +143,8 @@ def read_statistics(path: Path | str) -> Side:
     return Side(count, count, held)
 
 
-def statistics_of(side: Side) -> dict[str, np.ndarray]:
-    """Mean and covariance of a side's features (and spatial features) by the names that ADM's evaluator reads."""
+def statistics_of(side: Side) -> dict[str, Any]:
+    """Mean and covariance (arrays) of a side's features and spatial features, by the names that ADM reads."""
     arrays = {}
     for quantity, (mean, covariance) in MOMENTS.items():
         if quantity in side.held:

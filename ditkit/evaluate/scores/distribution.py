@@ -79,19 +79,19 @@ def kernel_distance(measured: Measured) -> dict[str, Score]:
 def neighbourhoods(measured: Measured) -> dict[str, Score]:
     """Precision and recall with k = 3, density and coverage with k = 5 (see ``neighbours.reach``)."""
     real, generated = measured.real.features, measured.generated.features
-    n, m = len(real), len(generated)
-    ks = [3, 5] if min(n, m) > 5 else [3]
+    m = len(generated)
+    ks = [3, 5] if min(len(real), m) > 5 else [3]
     found = reach(real, generated, ks, progress=True)
     precision, recall = found[0].precision_recall
     scores = {
         "precision": Score(precision, m, binomial_error(precision, m), BINOMIAL),
-        "recall": Score(recall, m, binomial_error(recall, n), BINOMIAL),
+        "recall": Score(recall, m, found[0].recall_error, JACKKNIFE),
     }
     for wide in found[1:]:
         density, coverage = wide.density_coverage
         spread = (wide.around_generated / wide.k).double().std().item()
         scores |= {
             "density": Score(density, m, spread / m**0.5, SPREAD),
-            "coverage": Score(coverage, m, binomial_error(coverage, n), BINOMIAL),
+            "coverage": Score(coverage, m, wide.coverage_error, JACKKNIFE),
         }
     return scores
