@@ -10,17 +10,18 @@ from ditkit.train.settings import LoopSettings
 
 recipe = AutoencoderRecipe(
     data=Data(channels=3, size=32, flip=True, heldout=0.02),
-    network=AutoencoderNetwork(autoencoder="fast", factor=4, channels=4, width=64, blocks=1),
+    network=AutoencoderNetwork(autoencoder="fast", factor=4, channels=4, width=128, blocks=1),
     loss=AutoencoderLoss(game_from=None),
     train=LoopSettings(
-        steps=10_000,
-        minutes=30,
+        steps=12_000,
+        minutes=28,
         batch_size=32,
         lr=3e-3,
         warmup=50,
         cooldown=0.4,
         betas=(0.9, 0.99),
         ema_decay=0.995,
+        precision="auto",
         checkpoint_every=1_000,
     ),
 )

@@ -12,7 +12,7 @@ from PIL import Image
 from ditkit.base.errors import UserError
 from ditkit.base.rng import generator
 from ditkit.data import jpeg
-from ditkit.data.crops import Centre, Placed, Random, centred
+from ditkit.data.crops import Centre, Pad, Placed, Random, centred
 from ditkit.data.images import load_images
 from ditkit.data.loader import batch
 from ditkit.data.preprocess import centre_crop, channels_of, cover, cut, prepare, upright_size, with_channels
@@ -392,3 +392,23 @@ def test_the_ends_of_very_long_pictures_are_cut_off_first(width):
     assert kept.size == (min(width, 32) * 4, 4)
     expected = np.asarray(image)[:, (width * 4 - 4) // 2 :][:, :4]
     np.testing.assert_array_equal(np.asarray(cut(kept, (4, 4), centred((4, 4)))), expected)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pad_frames_a_picture_in_black_and_changes_no_pixel_of_it(tmp_path, channels):
+    mode = {1: "L", 3: "RGB"}[channels]
+    for i, (width, height) in enumerate([(28, 28), (56, 28), (28, 60)]):
+        noise(width, height, mode, seed=i).save(tmp_path / f"{i}.png")
+    images = load_images(open_source(tmp_path), size=32, crop=Pad(2), progress=False).get(torch.arange(3))
+    plain = load_images(open_source(tmp_path), size=28, progress=False).get(torch.arange(3))
+    assert images.shape == (3, channels, 32, 32)
+    assert torch.equal(images[..., 2:-2, 2:-2], plain)
+    assert int(images.sum()) == int(plain.sum())
+    lazy = load_images(open_source(tmp_path), size=32, crop=Pad(2), progress=False, memory=0)
+    assert torch.equal(lazy.get(torch.arange(3)), images)
+
+
+def test_impossible_margins_are_refused():
+    for margin, words in ((0, "margin of 0"), (1.5, "margin of 1.5"), (16, "leaves nothing of 32x32")):
+        with pytest.raises(UserError, match=words):
+            Pad(margin).still((32, 32))

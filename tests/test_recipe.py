@@ -154,7 +154,7 @@ def test_a_runs_recipe_makes_the_same_run(run: Path, tmp_path: Path, monkeypatch
 
 def test_recipes_from_files(pets: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("sample: {steps: 2, solver_options: {eta: 0.5}}\nseed: 3\n")
-    code = "from ditkit.app.recipe import Recipe, Sampling\nrecipe = Recipesample=Samplingsteps=2, seed=3\n"
+    code = "from ditkit.app.recipe import Recipe, Sampling\nrecipe = Recipe(sample=Sampling(steps=2), seed=3)\n"
     (tmp_path / "mine.py").write_text(code.replace("steps=2", "steps='2', solver_options={'eta': 0.5}"))
     assert load_recipe(str(tmp_path / "mine.yaml")) == load_recipe(str(tmp_path / "mine.py"))
     said = ditkit("train", tmp_path / "mine.yaml", "--data", pets, "--out", tmp_path / "r", *TINY[:-2])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ditkit.app import build
 from ditkit.app.references import matched_labels
 from ditkit.app.run import Model, Run, environment
 from ditkit.app.stored import read_images
@@ -74,7 +75,7 @@ def _own(model: Model) -> tuple[Images, dict[str, Any]]:
         raise UserError(
             f"data {source!r} changed since the run began, and with it which images are held out: give --data"
         )
-    images = read_images(recipe.data)
+    images = read_images(recipe.data, build.crop(recipe.data))
     learned, held = split(images, recipe)
     which = "trained on" if held is None else "held out"
     about = {"source": source, "fingerprint": fingerprint, "which": which, "notes": images.notes}

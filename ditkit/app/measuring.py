@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 import ditkit
+from ditkit.app import build
 from ditkit.app.recipe import Sampling
 from ditkit.app.references import MOST, Reference, Space, evenly, open_reference
 from ditkit.app.run import Model, Run, environment
@@ -170,7 +171,7 @@ def copies(model: Model, samples: Tensor, network: FeatureNetwork) -> Copies | N
     recipe = model.run.recipe
     if not recipe.data.heldout:
         return None
-    learned, held = split(read_images(recipe.data), recipe)
+    learned, held = split(read_images(recipe.data, build.crop(recipe.data)), recipe)
     if held is None or len(held) < FEWEST_HELDOUT:
         return None
     training, heldout = _all(learned), _all(held)

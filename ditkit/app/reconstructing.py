@@ -120,7 +120,7 @@ def load(folder: Path, device: str | None, most: int = MOST) -> Reconstructed:
     where = build.device(device or run.recipe.train.device)
     net = load_autoencoder(folder, device=where)
     assert isinstance(net, LatentAutoencoder)
-    learned, held = split(read_images(run.recipe.data), run.recipe)
+    learned, held = split(read_images(run.recipe.data, build.crop(run.recipe.data)), run.recipe)
     chosen = held if held is not None else learned
     rows = spaced(len(chosen), most)
     pixels = chosen.get(rows)

@@ -13,7 +13,8 @@ from ditkit.app.recipe import Data
 from ditkit.base.errors import UserError
 from ditkit.convert.autoencoder import load_autoencoder
 from ditkit.data import latents
-from ditkit.data.images import Images, load_images
+from ditkit.data.crops import Crop
+from ditkit.data.images import CENTRE, Images, load_images
 from ditkit.data.latents import Latents, LatentStore, Normalisation
 from ditkit.data.source import open_source
 from ditkit.data.store import AUTOENCODER, Manifest, is_store
@@ -131,10 +132,15 @@ def read_latents(data: Data) -> tuple[Latents, dict[str, Any]]:
     }
 
 
-def read_images(data: Data) -> Images:
-    """The images of a recipe's data; of a store, those that it was made from."""
+def read_images(data: Data, crop: Crop = CENTRE) -> Images:
+    """The images of a recipe's data, nothing drawn; of a store, those that it was made from.
+
+    crop: the recipe's. Where it is drawn anew each time, its still form is taken.
+    """
     if not is_store(data.source):
-        return _without_classes(load_images(open_source(data.source), size=data.size, channels=data.channels), data)
+        still = CENTRE if crop.drawn else crop
+        images = load_images(open_source(data.source), size=data.size, channels=data.channels, crop=still)
+        return _without_classes(images, data)
     plan = LatentStore(data.source).plan
     made = plan.preprocessing
     source = open_source(plan.source.spec)

@@ -20,6 +20,7 @@ class Placed:
     """A crop that was drawn: what is cut out of a picture once it just covers ``covering`` = (H, W).
 
     place: down and across, each in (0, 1]; of n places that there are for the cut it is number ceil(place n) - 1.
+    Where ``covering`` is less than is wanted, the cut is as large as ``covering``, in the middle of black.
     """
 
     covering: Size
@@ -45,6 +46,10 @@ class Crop(abc.ABC):
     @abc.abstractmethod
     def draw(self, size: Size, draws: torch.Generator) -> Placed:
         """The crop that gives pictures of ``size`` = (H, W)."""
+
+    def still(self, size: Size) -> Placed:
+        """The crop of ``size`` where pictures are measured, encoded or shown, and nothing is drawn."""
+        return centred(size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,3 +94,31 @@ class Random(Crop):
         covering = int(torch.randint(lowest, highest + 1, (), generator=draws))
         down, across = (1 - torch.rand(2, generator=draws, dtype=torch.float64)).tolist()  # in (0, 1]
         return Placed((covering, max(width, round(width * covering / height))), (down, across))
+
+
+@dataclasses.dataclass(frozen=True)
+class Pad(Crop):
+    """The middle of the picture in a black frame ``margin`` pixels wide: 28 x 28 to 32 x 32 with 2."""
+
+    margin: int = 2
+
+    name = "pad"
+    drawn = False
+
+    def __post_init__(self) -> None:
+        if self.margin < 1 or self.margin != int(self.margin):
+            raise UserError(f"crop pad cannot have a margin of {self.margin:g} pixels: expected 1, 2, 3 ...")
+
+    def draw(self, size: Size, draws: torch.Generator) -> Placed:
+        """The same for all draws."""
+        return self.still(size)
+
+    def still(self, size: Size) -> Placed:
+        """See ``Crop``. Raises UserError where the margin leaves nothing of the picture."""
+        height, width = (side - 2 * int(self.margin) for side in size)
+        if min(height, width) < 1:
+            raise UserError(
+                f"crop pad with a margin of {self.margin:g} leaves nothing of {size[0]}x{size[1]} pixels: expected "
+                "less than half of either side"
+            )
+        return Placed((height, width), (0.5, 0.5))

@@ -44,22 +44,30 @@ class Decoded:
 
 @dataclasses.dataclass(frozen=True)
 class Decoder:
-    """Decodes pictures of a source to one size (H, W) and number of channels (1 to 4)."""
+    """Decodes pictures of a source to one size (H, W) and number of channels (1 to 4).
+
+    still: the crop where a call names none; None is the centre.
+    """
 
     source: Source
     size: Size
     channels: int
+    still: Placed | None = None
 
     def __call__(self, i: int, placed: Placed | None = None) -> Decoded | Bad:
-        """Picture i by a crop (None: the centre), or what is wrong with it. Safe in threads."""
+        """Picture i by a crop (None: ``still``), or what is wrong with it. Safe in threads."""
         return attempt(self.source, i, lambda image: self._decode(image, placed))
 
     def _decode(self, image: Image.Image, placed: Placed | None) -> Decoded:
         stored = image.size  # before a JPEG is decoded at less
-        pixels = prepare(image, self.size, self.channels, placed)
-        return Decoded(
-            pixels, upright_size(image, stored) != self.size, colours_of(self.channels) != channels_of(image)
-        )
+        pixels = prepare(image, self.size, self.channels, placed or self.still)
+        resized = upright_size(image, stored) != self.covering
+        return Decoded(pixels, resized, colours_of(self.channels) != channels_of(image))
+
+    @property
+    def covering(self) -> Size:
+        """The size (H, W) of pictures that are taken as they are."""
+        return self.still.covering if self.still else self.size
 
 
 def attempt(source: Source, i: int, action: Callable[[Image.Image], T]) -> T | Bad:

@@ -143,7 +143,7 @@ class LazyImageSet:
         return len(self.indices)
 
     def get(self, rows: Tensor) -> Tensor:
-        """The pictures of ``rows`` (B,) int64, centre-cropped: uint8 (B, C, H, W), decoded in threads."""
+        """The pictures of ``rows`` (B,) int64, cropped as the decoder does: uint8 (B, C, H, W), decoded in threads."""
         return self._decoded([(row, None) for row in rows.tolist()])
 
     def draw(self, rows: Tensor, mirrored: Tensor, seed: int, step: int, epoch: Tensor | None = None) -> Tensor:
@@ -205,7 +205,7 @@ def load_images(
 
     size: (H, W) or one number for both, in pixels; None is the size that most have (among equals the smallest).
     channels: 1 to 4 (grey, grey and alpha, RGB, RGBA); None is 1 if every picture is grey, else 3.
-    crop: one that is drawn anew each epoch means decoding as needed too; ``get`` gives the centre then.
+    crop: one that is drawn anew each epoch means decoding as needed too; ``get`` gives ``crop.still`` then.
     workers: threads; None is one per core.
     memory: bytes of decoded pixels beyond which the set is not decoded now but as needed (``LazyImageSet``). Then
     size and channels are told from 2,048 pictures spread over the source.
@@ -218,7 +218,7 @@ def load_images(
     seen = survey(source, progress)
     height_width = seen.commonest_size if size is None else (size, size) if isinstance(size, int) else size
     workers = workers or default_workers(seen.commonest_size)
-    decoder = Decoder(source, height_width, channels or seen.most_channels)
+    decoder = Decoder(source, height_width, channels or seen.most_channels, crop.still(height_width))
     if crop.drawn or len(source) * decoder.channels * height_width[0] * height_width[1] > memory:
         return LazyImageSet(decoder, torch.arange(len(source)), workers, _notes_of(decoder, seen, crop), crop)
     loading = _Loading(decoder, workers, progress)
@@ -250,9 +250,9 @@ def _by(size: Size) -> str:
 def _notes_of(decoder: Decoder, seen: Survey, crop: Crop) -> list[str]:
     why = f"crop {crop.name} takes another part each time" if crop.drawn else "together they would not fit in memory"
     notes = [f"{len(decoder.source):,} images are decoded as needed: {why}"]
-    if (others := seen.total - seen.sizes[decoder.size]) and not crop.drawn:
+    if (others := seen.total - seen.sizes[decoder.covering]) and not crop.drawn:
         notes.append(
-            f"{others:,} of {seen.total:,} images looked at are resized and centre-cropped to {_by(decoder.size)}"
+            f"{others:,} of {seen.total:,} images looked at are resized and centre-cropped to {_by(decoder.covering)}"
         )
     return notes
 
@@ -318,7 +318,7 @@ class _Loading:
     def _notes(self, good: int) -> list[str]:
         notes = []
         if self.resized:
-            where = _by(self.decoder.size)
+            where = _by(self.decoder.covering)
             notes.append(f"{self.resized:,} of {good:,} images were resized and centre-cropped to {where}")
         if self.recoloured:
             change = "coloured and turned to grey" if self.decoder.channels <= 2 else "grey and repeated to 3 channels"

@@ -86,10 +86,12 @@ def _without_ends(image: Image.Image, size: Size) -> Image.Image:
 
 
 def cut(image: Image.Image, size: Size, placed: Placed) -> Image.Image:
-    """The part of ``size`` = (H, W) that a crop takes of a picture that covers it."""
-    height, width = size
+    """What of ``size`` = (H, W) a crop makes of a picture that covers it; black around a crop that is smaller."""
+    height, width = (min(pair) for pair in zip(size, placed.covering, strict=True))
     top, left = placed.corner((image.height - height, image.width - width))
-    return image if image.size == (width, height) else image.crop((left, top, left + width, top + height))
+    taken = image if image.size == (width, height) else image.crop((left, top, left + width, top + height))
+    left, top = (size[1] - width) // 2, (size[0] - height) // 2
+    return taken if (height, width) == size else taken.crop((-left, -top, size[1] - left, size[0] - top))
 
 
 def upright(image: Image.Image) -> Image.Image:
