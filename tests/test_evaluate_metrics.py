@@ -131,10 +131,24 @@ def test_every_metric_orders_a_ladder_of_dropped_modes():
 
 def test_every_metric_orders_a_ladder_of_noise():
     ladder = [every_distance(mixture(8), mixture(8, noise=noise, index=3)) for noise in (0.0, 1.0, 2.0, 4.0)]
-    for name in ("frechet", "cmmd", "precision", "density", "coverage"):
+    for name in ("frechet", "kernel", "cmmd", "precision", "density", "coverage"):
         values = [step[name] for step in ladder]
         assert values == sorted(values), (name, values)
         assert values[0] < values[-1], name
+
+
+def test_scores_of_answers_order_their_ladders():
+    centres = 10 * normal(8, 16, index=1)
+
+    def answers(x: torch.Tensor) -> torch.Tensor:
+        return -torch.cdist(x, centres).square() / 2
+
+    kept = [inception_score(answers(mixture(n, index=3)), shuffled_splits(400, 1)).mean for n in (8, 4, 2, 1)]
+    assert kept == pytest.approx([8, 4, 2, 1], rel=1e-3)
+    noisy = [accuracy(answers(mixture(8, noise=s, index=3)), torch.arange(400) % 8) for s in (0, 20, 40, 80)]
+    assert noisy[0] == 1
+    assert noisy == sorted(noisy, reverse=True)
+    assert len(set(noisy)) == 4
 
 
 def test_recall_and_coverage_of_a_mixture_with_dropped_modes_are_the_fraction_kept():

@@ -70,7 +70,11 @@ def protocol(subject: Subject, against: Reference) -> dict[str, Any]:
             {
                 "samples": len(subject),
                 **subject.protocol,
-                "reference": {"fingerprint": against.fingerprint, "images": against.side.count},
+                "reference": {
+                    "fingerprint": against.fingerprint,
+                    "images": against.side.count,
+                    "resizing": against.resizing,
+                },
                 "feature_space": dataclasses.asdict(against.network.protocol),
                 "scores": against.space.scores,
                 "standard_error": ONE_SET,

@@ -34,6 +34,7 @@ MOST = 50_000
 LEARNED_BYTES = 2 * 2**30
 """Pixels that the feature space "self" learns from, at most; of a larger set, evenly spaced ones."""
 SELF = "self"
+RESIZED = "to the samples' size: shorter side, then the centre, as ADM crops"
 STATISTICS = {"mu.npy", "sigma.npy"}
 
 
@@ -55,7 +56,8 @@ class Reference:
 
     source: what the user called them by. fingerprint: of them, as they were brought to the samples' size.
     space: the eyes and the scores. classes: the names behind the labels; empty where no sample's class can be judged.
-    images: themselves, read as they are asked for; None where there are statistics alone.
+    images: themselves, read as they are asked for; None where there are statistics alone. resizing: how they were
+    brought to the samples' size.
     """
 
     source: str
@@ -65,6 +67,7 @@ class Reference:
     space: Space
     classes: tuple[str, ...] = ()
     images: Images | None = None
+    resizing: str = "none"
 
     @property
     def labelled(self) -> bool:
@@ -126,7 +129,8 @@ def open_reference(
         return _of_statistics(source, shape, space, folder, device)
     images, fingerprint = _images(source, shape, resize)
     names = tuple(images.classes if classes is None else classes)
-    return _of_images(source, images, fingerprint, names, space, folder, device)
+    found = _of_images(source, images, fingerprint, names, space, folder, device)
+    return dataclasses.replace(found, resizing=RESIZED) if resize else found
 
 
 def check_apart(samples: str, reference: str) -> None:
