@@ -266,14 +266,18 @@ def test_what_cannot_be_measured_is_refused_in_one_line(mine: Path, pets: Path, 
     few = draw_images(tmp_path / "few", ["a.png", "b.png"])
     wide = draw_images(tmp_path / "wide", [f"{i}.png" for i in range(9)], size=(8, 9))
     bird = draw_images(tmp_path / "birds", [f"bird/{i}.png" for i in range(9)])
-    np.savez(tmp_path / "floats.npz", arr_0=np.full((9, 8, 8, 3), np.nan, np.float32))
+    np.savez(tmp_path / "nan.npz", arr_0=np.full((9, 8, 8, 3), np.nan, np.float32))
+    np.savez(tmp_path / "floats.npz", arr_0=np.full((9, 8, 8, 3), 0.25, np.float32))
+    np.savez(tmp_path / "cast.npz", arr_0=np.tile(np.arange(2, dtype=np.uint8), 9 * 96).reshape(9, 8, 8, 3))
     for args, *words in [
         ([few, "--reference", pets], "2 images", "at least 4"),
         ([mine, "--reference", few], "2 images", "at least 4"),
         ([wide, "--reference", pets], "8x9", "8x8"),
         ([pets, "--reference", pets], "to be measured", "give other ones"),
         ([bird, "--reference", pets], "unknown class 'bird'"),
-        ([tmp_path / "floats.npz", "--reference", pets], "float32", "uint8"),
+        ([tmp_path / "nan.npz", "--reference", pets], "float32", "NaN", "uint8"),
+        ([tmp_path / "floats.npz", "--reference", pets], "float32", "0.25..0.25", "uint8"),
+        ([tmp_path / "cast.npz", "--reference", pets], "no values but [0, 1]", "look like floats"),
         ([pets], "--reference"),
         ([pets, "--reference", wide, "--num", 9], "no run"),
         ([], "what to measure"),
