@@ -26,4 +26,4 @@ def clip_score(measured: Measured) -> dict[str, Score]:
     """100 times the mean cosine of image and caption, negative ones as 0 (Hessel et al. 2021, arXiv:2104.08718)."""
     found = measured.generated["captions"]
     error = 100 * found.standard_error if found.count > 1 else None
-    return {"clip_score": Score(100 * found.value, found.count, error, error and SPREAD)}
+    return {"clip_score": Score(100 * found.value, found.count, error, None if error is None else SPREAD)}
