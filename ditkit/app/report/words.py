@@ -120,7 +120,6 @@ METRICS = {
         "higher",
         fraction=True,
     ),
-    "kernel_distance": MetricText("Kernel distance", "Squared MMD with a cubic kernel, unbiased.", "lower"),
     "classifier_score": MetricText("Classifier score", "The Inception Score of the classifier's answers.", "higher"),
     "fid": MetricText("FID", "Fréchet distance in Inception's features.", "lower"),
     "sfid": MetricText("sFID", "Fréchet distance in Inception's spatial features.", "lower"),
