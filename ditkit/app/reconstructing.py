@@ -26,6 +26,7 @@ from ditkit.base.pixels import from_uint8, to_uint8
 from ditkit.convert.autoencoder import load_autoencoder
 from ditkit.data.images import Examples, Images
 from ditkit.encoders.autoencoder import LatentAutoencoder
+from ditkit.encoders.autoencoder_variants import perplexity
 from ditkit.evaluate.fidelity import WINDOW, psnr, ssim
 from ditkit.evaluate.measured import measure
 from ditkit.evaluate.networks.lpips import LPIPS
@@ -37,6 +38,8 @@ MOST = 10_000
 """Images that are reconstructed to measure by, at most; of more, evenly spaced ones."""
 MEASURED = 1024
 """Images by which the latents are brought to mean 0 and deviation 1, at most."""
+TOLD = 256
+"""Images by which it is told during training how like the reconstructions are, at most."""
 SHOWN = 20
 """Images shown beside their reconstructions."""
 PERCEPTUAL = 16
@@ -87,6 +90,38 @@ def reconstruct(net: LatentAutoencoder, pixels: Tensor, progress: str | None = N
     return torch.cat([to_uint8(net.reconstruct(net.posterior(from_uint8(p).to(device)).mean)).cpu() for p in parts])
 
 
+def likeness(images: Tensor, made: Tensor) -> dict[str, Tensor]:
+    """PSNR in dB (100 at most) and, of images that are large enough, SSIM, (N,) each, of images uint8 (N, C, H, W)."""
+    scores = {"psnr": psnr(images, made).clamp(max=100)}
+    return scores | {"ssim": ssim(images, made)} if min(images.shape[2:]) >= WINDOW else scores
+
+
+def tell(net: LatentAutoencoder, learned: Examples, held: Examples | None, run: Run[Any], step: int) -> None:
+    """Says, and logs, how like some reconstructions are: of held-out images where there are any."""
+    images = learned if held is None else held
+    rows = spaced(len(images), TOLD)
+    x = to_uint8(images.draw(rows, torch.zeros_like(rows, dtype=torch.bool), 0, 0))
+    scores = {name: float(values.mean()) for name, values in likeness(x, reconstruct(net, x)).items()}
+    which = f"{len(rows):,} {'images that it learns from' if held is None else 'held-out images'}"
+    run.append({"event": "reconstructed", "step": step, "images": which, **scores})
+    ssim_of = f", SSIM {scores['ssim']:.3f}" if "ssim" in scores else ""
+    tqdm.write(f"step {step:,}: PSNR {scores['psnr']:.2f} dB{ssim_of} of {which}")
+
+
+@torch.no_grad()
+def codebook(net: LatentAutoencoder, pixels: Tensor) -> dict[str, float]:
+    """How a codebook is used by images uint8 (N, C, H, W): its perplexity, and the share of codes that none of them
+    uses; nothing without a codebook.
+    """
+    device = net.encoder.conv_in.weight.device
+    parts = tqdm(pixels.split(BATCH), "codes", delay=2, leave=False)
+    counts = [count for part in parts if (count := net.code_counts(from_uint8(part).to(device))) is not None]
+    if not counts:
+        return {}
+    used = torch.stack(counts).sum(0)
+    return {"codebook_perplexity": float(perplexity(used)), "codebook_dead": float((used == 0).float().mean())}
+
+
 def picture(net: LatentAutoencoder, images: Examples, path: Path) -> None:
     """Writes a few images as a PNG, each beside its reconstruction."""
     rows = spaced(len(images), 32)
@@ -135,9 +170,7 @@ def metrics_of(said: Reconstructed, space: Space) -> dict[str, Any]:
     space: the eyes of rFID.
     """
     images, made, classes = said.images, said.made, said.facts["classes"]
-    scores = {"psnr": psnr(images, made)}
-    if min(images.shape[2:]) >= WINDOW:
-        scores["ssim"] = ssim(images, made)
+    scores = likeness(images, made)
     left_out = {}
     if min(images.shape[2:]) >= PERCEPTUAL:
         try:
@@ -145,6 +178,8 @@ def metrics_of(said: Reconstructed, space: Space) -> dict[str, Any]:
         except UserError as error:
             left_out["lpips"] = str(error)
     metrics: dict[str, Any] = {name: _mean(value, said.which) for name, value in scores.items()}
+    for name, use in codebook(said.net, images).items():
+        metrics[name] = {"value": use, "samples": len(images), "note": said.which}
     real = said.learned.subset(spaced(len(said.learned), MOST))
     labels = real.labels if len(classes) > 1 else None
     network = network_of(space, real, labels, len(classes), said.run.folder, said.device)
@@ -176,7 +211,7 @@ def _lpips(lpips: LPIPS, images: Tensor, made: Tensor) -> Tensor:
 def _mean(values: Tensor, which: str) -> dict[str, Any]:
     """An entry of metrics.json for one value an image; which: what images they are."""
     mean = Mean()
-    mean.update(values.clamp(max=100))  # PSNR is infinite where nothing was lost
+    mean.update(values)
     error = {"standard_error": float(f"{mean.standard_error:.3g}"), "error_from": SPREAD} if mean.count > 1 else {}
     return {"value": mean.value, "samples": mean.count, **error, "note": which}
 
