@@ -294,7 +294,7 @@ def test_metrics_have_values_and_samples(measured: Path) -> None:
     assert protocol["sampling"]["guidance"] == 1.5
     assert protocol["reference"]["images"] == 120
     assert protocol["versions"]["torch"]
-    assert metrics["copies"]["samples"] == 30
+    assert metrics["copy_rate"]["samples"] == 30
 
 
 def test_the_report_shows_everything(measured: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,31 @@ import numpy as np
 import pytest
 import torch
 
-from ditkit.app import measuring, references
-from ditkit.app.commands.evaluate import main
+from ditkit.app import likelihood, measuring, references
 from ditkit.app.evaluating import comparison
 from ditkit.app.references import Space, open_reference
 from ditkit.app.run import Model, load_model, open_run
 from ditkit.app.samples import Plan, RunSamples
 from ditkit.base.workers import Workers
+from ditkit.evaluate import classifier
 from ditkit.evaluate import parts as parts_module
 from ditkit.evaluate.copies import feature_copy_report
 from ditkit.evaluate.npz import write_statistics
 from ditkit.evaluate.parts import Store, collect, parts_of
 from ditkit.evaluate.protocol import differences, protocol_hash
-from tests.running import CALM, ditkit, draw_images, environment, made, train
+from tests.running import CALM, Trial, ditkit, draw_images, environment, made, train
 from tests.test_refusals import assert_refused
 
 NUM = 300
 """Three parts of 128."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    """The feature space "self" is trained for a few steps: what is tested here does not hang on how good it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifier, "default_steps", lambda samples, cost: 20)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +76,12 @@ def test_numbers_carry_their_protocol_and_two_runs_of_it_agree(mine: Path, copie
     assert {"feature_space", "reference", "standard_error", "versions"} <= protocol.keys()
     assert protocol["feature_space"]["hash"]
     assert protocol["samples"] == NUM
-    assert found["frechet_distance"]["standard_error"] > 0
+    speed = {"seconds_per_sample"}
+    for name, entry in found.items():
+        if "value" in entry and name not in speed:
+            assert entry["standard_error"] >= 0, name
+            assert entry["error_from"], name
+    assert protocol["feature_space"].keys() >= {"architecture", "seed", "heldout_accuracy", "hash", "resizing", "dtype"}
     assert not (copied / ".evaluating").exists()
 
 
@@ -101,25 +114,20 @@ def test_results_of_one_protocol_are_compared_with_their_errors(mine: Path, copi
     assert_refused(ditkit("evaluate", "--compare", mine, copied / "nothing.json"), "nothing.json")
 
 
-class Stopped(Exception):  # noqa: N818
-    """Stands for a kill."""
-
-
-def test_a_kill_while_drawing_loses_one_part(copied: Path, mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_while_drawing_loses_one_part(
+    copied: Path, mine: Path, trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
     drawn: list[int] = []
     draw = Model.draw
 
     def counted(self: Model, seeds: range, *args: Any, **kwargs: Any) -> torch.Tensor:
-        if len(drawn) == 2:
-            drawn.clear()
-            raise Stopped
         drawn.append(seeds[0])
         return draw(self, seeds, *args, **kwargs)
 
     (copied / "metrics.json").unlink()
+    killed = trial(["evaluate", copied, "--num", NUM], at=["ditkit.evaluate.parts.atomic_file", 3])
+    assert killed["code"] == -9
     monkeypatch.setattr(Model, "draw", counted)
-    with pytest.raises(Stopped):
-        main([str(copied), "--num", str(NUM)])
     assert sorted(p.name for p in copied.glob(".evaluating/*/*")) == [
         "000000000-000000128.safetensors",
         "000000128-000000256.safetensors",
@@ -133,7 +141,7 @@ def test_two_processes_give_the_numbers_of_one(copied: Path, mine: Path) -> None
     (copied / "metrics.json").unlink()
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "--"]
     command += ["ditkit.app.cli", "evaluate", str(copied), "--num", str(NUM)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("written to") == 1
     assert numbers(read(copied)) == numbers(read(mine))
@@ -206,7 +214,7 @@ def test_labels_are_balanced_or_drawn(mine: Path) -> None:
 
 def test_written_samples_are_measured_to_the_same_numbers(copied: Path, pets: Path, tmp_path: Path) -> None:
     file = tmp_path / "samples.npz"
-    made(ditkit("evaluate", copied, "--num", NUM, "--npz", file, "--network", "self"))
+    made(ditkit("evaluate", copied, "--num", NUM, "--npz", file, "--features", "self"))
     with np.load(file) as arrays:
         assert arrays["arr_0"].shape == (NUM, 8, 8, 3)
         assert arrays["arr_0"].dtype == np.uint8
@@ -258,19 +266,23 @@ def test_what_cannot_be_measured_is_refused_in_one_line(mine: Path, pets: Path, 
     few = draw_images(tmp_path / "few", ["a.png", "b.png"])
     wide = draw_images(tmp_path / "wide", [f"{i}.png" for i in range(9)], size=(8, 9))
     bird = draw_images(tmp_path / "birds", [f"bird/{i}.png" for i in range(9)])
-    np.savez(tmp_path / "floats.npz", arr_0=np.full((9, 8, 8, 3), np.nan, np.float32))
+    np.savez(tmp_path / "nan.npz", arr_0=np.full((9, 8, 8, 3), np.nan, np.float32))
+    np.savez(tmp_path / "floats.npz", arr_0=np.full((9, 8, 8, 3), 0.25, np.float32))
+    np.savez(tmp_path / "cast.npz", arr_0=np.tile(np.arange(2, dtype=np.uint8), 9 * 96).reshape(9, 8, 8, 3))
     for args, *words in [
         ([few, "--reference", pets], "2 images", "at least 4"),
         ([mine, "--reference", few], "2 images", "at least 4"),
         ([wide, "--reference", pets], "8x9", "8x8"),
         ([pets, "--reference", pets], "to be measured", "give other ones"),
         ([bird, "--reference", pets], "unknown class 'bird'"),
-        ([tmp_path / "floats.npz", "--reference", pets], "float32", "uint8"),
+        ([tmp_path / "nan.npz", "--reference", pets], "float32", "NaN", "uint8"),
+        ([tmp_path / "floats.npz", "--reference", pets], "float32", "0.25..0.25", "uint8"),
+        ([tmp_path / "cast.npz", "--reference", pets], "no values but [0, 1]", "look like floats"),
         ([pets], "--reference"),
         ([pets, "--reference", wide, "--num", 9], "no run"),
         ([], "what to measure"),
         ([mine, "--scores", "fidd"], "unknown score 'fidd'"),
-        ([mine, "--network", "inceptionn"], "unknown feature network", "inception"),
+        ([mine, "--features", "inceptionn"], "unknown feature network", "inception"),
         ([mine, "--weights", "optimizer"], "no weights 'optimizer'", "ema"),
         ([mine, "--sweep.solver", "ddimm"], "ddimm", "ddim"),
         ([mine, "--sweep.guidance", 1, 2, "--npz", tmp_path / "s.npz"], "2 sets"),
@@ -280,11 +292,80 @@ def test_what_cannot_be_measured_is_refused_in_one_line(mine: Path, pets: Path, 
     assert not list(mine.glob(".evaluating/*"))
 
 
-def test_a_stale_part_or_reference_is_not_taken(copied: Path, mine: Path, tmp_path: Path) -> None:
+def test_a_damaged_reference_is_measured_again(copied: Path, mine: Path) -> None:
     for path in (copied / "references").iterdir():
         path.write_bytes(b"damaged")
     made(ditkit("evaluate", copied, "--num", NUM))
     assert numbers(read(copied)) == numbers(read(mine))
+
+
+def test_a_reference_that_changed_in_its_place_is_not_taken_from_before(tmp_path: Path) -> None:
+    samples = draw_images(tmp_path / "samples", [f"{i}.png" for i in range(25)])
+    real = draw_images(tmp_path / "real", [f"{i}.png" for i in range(24)])
+    out = tmp_path / "out"
+    measured = ["evaluate", samples, "--reference", real, "--out", out]
+    made(ditkit(*measured))
+    before = read(out)
+    shutil.rmtree(real)
+    draw_images(tmp_path / "others", [f"{i}.png" for i in range(23)]).rename(real)
+    shutil.copy(samples / "0.png", real / "23.png")  # as many images as before, by the same names
+    made(ditkit(*measured))
+    assert read(out)["protocol"]["reference"]["fingerprint"] != before["protocol"]["reference"]["fingerprint"]
+    assert read(out)["frechet_distance"]["value"] != before["frechet_distance"]["value"]
+    assert "not measured: " not in made(ditkit(*measured, "--scores", "frechet_distance")).out
+
+
+def test_too_few_images_are_warned_of_and_scores_without_meaning_are_left_out(pets: Path, tmp_path: Path) -> None:
+    few = draw_images(tmp_path / "few", [f"{'cat' if i < 9 else 'dog'}/{i}.png" for i in range(18)])
+    said = made(ditkit("evaluate", few, "--reference", pets, "--out", tmp_path / "out")).out
+    assert "not measured: kernel_distance: 18 images are too few, expected at least 20" in said
+    assert "not measured: inception_score: 18 images are too few, expected at least 100" in said
+    assert "note on frechet_distance: few images (18): the distance is biased upwards below about" in said
+    assert "compare only sets of equal size" in said
+    assert set(read(tmp_path / "out")["about"]["left_out"]) == {"kernel_distance", "inception_score"}
+    asked = ["--scores", "kernel_distance", "--out", tmp_path / "asked"]
+    assert_refused(ditkit("evaluate", few, "--reference", pets, *asked), "18 samples are too few", "at least 20")
+    assert not (tmp_path / "asked").exists()
+
+
+def test_the_same_pictures_under_other_names_are_told(pets: Path, tmp_path: Path) -> None:
+    shutil.copytree(pets, tmp_path / "again")
+    (tmp_path / "again" / "cat" / "00.png").rename(tmp_path / "again" / "cat" / "x.png")
+    said = made(ditkit("evaluate", tmp_path / "again", "--reference", pets, "--out", tmp_path / "out")).out
+    assert "samples and reference are the same images" in said
+
+
+def test_bits_per_dimension_stand_beside_the_scores_of_each_file_of_weights(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    measure: Callable[..., Any] = likelihood.measure
+    monkeypatch.setattr(likelihood, "measure", lambda *args: calls.append(1) or measure(*args))
+    monkeypatch.setattr(likelihood, "probes_for", lambda dimensions: 1)  # exact is slow
+    sweep = ["--sweep.weights", "ema", "weights", "--sweep.guidance", 1, 2]
+    said = made(ditkit("evaluate", copied, "--num", 20, "--likelihood", 2, *sweep))
+    assert "Bits per dimension" in said.out
+    results = json.loads((copied / "sweep" / "results.json").read_text())
+    bits = [found["bits_per_dim"] for found in results]
+    assert len(calls) == 2
+    assert bits[0] == bits[1] != bits[2] == bits[3]
+    assert bits[0]["samples"] == 2
+    assert bits[0]["standard_error"] > 0
+    assert results[0]["protocol"]["likelihood"]["data"]["which"] == "held out"
+    assert results[0]["protocol_hash"] == protocol_hash(results[0]["protocol"])
+
+
+def test_references_are_written_as_adm_has_them(copied: Path, pets: Path, tmp_path: Path) -> None:
+    file = tmp_path / "reference.npz"
+    made(ditkit("evaluate", copied, "--num", 20, "--reference-npz", file))
+    with np.load(file) as arrays:
+        assert arrays.files == ["arr_0"]  # statistics of own features are not FID's
+        assert arrays["arr_0"].shape == (120, 8, 8, 3)
+    ours = read(copied)
+    made(ditkit("evaluate", copied, "--num", 20, "--reference", file))
+    theirs = read(copied)
+    assert theirs["protocol"]["reference"]["images"] == ours["protocol"]["reference"]["images"] == 120
+    assert theirs["recall"]["samples"] == 20
 
 
 def test_parts_do_not_depend_on_what_is_drawn_at_once() -> None:
@@ -320,9 +401,9 @@ def test_training_measures_itself_and_keeps_the_best(pets: Path, tmp_path: Path)
     found = read(tmp_path / "a")
     assert found["about"]["step"] == best
     assert found["frechet_distance"]["value"] == values[best]  # the same code, seeds and labels
-    made(ditkit("report", tmp_path / "a"))
-    page = (tmp_path / "a" / "report.html").read_text()
-    for words in ("Metrics over training", "Measured during training with few samples", found["protocol_hash"][:64]):
+    made(ditkit("report", tmp_path / "a"))  # of the newest checkpoint, which is measured if the best is another
+    page, shown = (tmp_path / "a" / "report.html").read_text(), read(tmp_path / "a")["protocol_hash"]
+    for words in ("Metrics over training", "Measured during training with few samples", shown):
         assert words in page
     assert page.count("Left in each strip a sample") == 2
 

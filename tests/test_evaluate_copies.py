@@ -50,7 +50,10 @@ def test_copies_are_found_and_fresh_images_are_not():
     assert report.rows[100:, 0].tolist() == [*range(20, 25), *range(10)]
     assert report.false_alarms < 0.02
     assert set(report.most_alike(15).tolist()) == set(range(100, 115))
-    assert json.loads(json.dumps(report.summary()))["copies"] == 15
+    entry = json.loads(json.dumps(report.summary()))
+    assert entry["copies"] == 15
+    assert entry["value"] == pytest.approx(15 / 115)
+    assert entry["standard_error"] == pytest.approx((15 / 115 * 100 / 115 / 115) ** 0.5, rel=1e-2)
 
 
 def test_exact_copies_are_found_where_the_training_images_repeat():

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from ditkit.base.errors import UserError
 from ditkit.base.rng import generator
-from ditkit.evaluate import neighbours
+from ditkit.evaluate import kernels, neighbours
 from ditkit.evaluate.features import accuracy, frechet_distance, gaussian_of, inception_score
 from ditkit.evaluate.frechet import Gaussian, frechet_gaussian, frechet_standard_error
-from ditkit.evaluate.kernels import clip_mmd, kernel_distance, kernel_sums, polynomial, rbf
-from ditkit.evaluate.neighbours import density_coverage, precision_recall
+from ditkit.evaluate.kernels import clip_mmd, kernel_distance, kernel_sums, mmd_standard_error, polynomial, rbf
+from ditkit.evaluate.neighbours import density_coverage, precision_recall, reach
+from ditkit.evaluate.scores.distribution import frechet_score
 from ditkit.evaluate.statistics import equal_splits, shuffled_splits
 
 
@@ -130,10 +131,24 @@ def test_every_metric_orders_a_ladder_of_dropped_modes():
 
 def test_every_metric_orders_a_ladder_of_noise():
     ladder = [every_distance(mixture(8), mixture(8, noise=noise, index=3)) for noise in (0.0, 1.0, 2.0, 4.0)]
-    for name in ("frechet", "cmmd", "precision", "density", "coverage"):
+    for name in ("frechet", "kernel", "cmmd", "precision", "density", "coverage"):
         values = [step[name] for step in ladder]
         assert values == sorted(values), (name, values)
         assert values[0] < values[-1], name
+
+
+def test_scores_of_answers_order_their_ladders():
+    centres = 10 * normal(8, 16, index=1)
+
+    def answers(x: torch.Tensor) -> torch.Tensor:
+        return -torch.cdist(x, centres).square() / 2
+
+    kept = [inception_score(answers(mixture(n, index=3)), shuffled_splits(400, 1)).mean for n in (8, 4, 2, 1)]
+    assert kept == pytest.approx([8, 4, 2, 1], rel=1e-3)
+    noisy = [accuracy(answers(mixture(8, noise=s, index=3)), torch.arange(400) % 8) for s in (0, 20, 40, 80)]
+    assert noisy[0] == 1
+    assert noisy == sorted(noisy, reverse=True)
+    assert len(set(noisy)) == 4
 
 
 def test_recall_and_coverage_of_a_mixture_with_dropped_modes_are_the_fraction_kept():
@@ -191,19 +206,59 @@ def test_mmd_of_two_points_each_is_the_sum_over_pairs():
     assert one.item() == pytest.approx(math.exp(-2 / 8))
 
 
-def test_kernel_distance_is_unbiased_and_its_error_is_honest():
+def test_kernel_distance_is_unbiased():
     values = [
-        kernel_distance(normal(200, 8, index=i), normal(200, 8, index=i + 500), subsets=10, size=50) for i in range(40)
+        kernel_distance(normal(200, 8, index=i), normal(200, 8, index=i + 500), subsets=10, size=50).mean
+        for i in range(40)
     ]
-    means = torch.tensor([v.mean for v in values])
-    errors = torch.tensor([v.standard_error for v in values])
+    means = torch.tensor(values)
     assert means.mean().abs() < 3 * means.std() / 40**0.5
-    assert 0.5 < errors.mean() / means.std() < 2
+
+
+@pytest.mark.parametrize("kernel", [polynomial, rbf(2.0)])
+@pytest.mark.parametrize(("shift", "real", "witnesses"), [(0.0, 150, 150), (0.3, 150, 100), (0.3, 40, 150)])
+def test_standard_error_of_a_discrepancy_is_the_spread_over_draws(kernel, shift, real, witnesses, monkeypatch):
+    """Also where both sets are as large as a subset of the kernel distance, so that all subsets are the same."""
+    monkeypatch.setattr(kernels, "WITNESSES", witnesses)
+    y = normal(real, 8, index=1)
+    draws = [normal(150, 8, index=10 + i) + shift for i in range(50)]
+    spread = torch.tensor([kernel_sums(x, y, kernel).unbiased for x in draws]).std()
+    errors = torch.tensor([mmd_standard_error(x, y, kernel) for x in draws[:20]])
+    assert 0.75 < errors.mean() / spread < 1.6
+
+
+def test_standard_error_of_frechet_is_known_of_fewer_samples_than_features():
+    mix = normal(24, 24, index=1)
+    reference = Gaussian.of_moments(torch.zeros(24, dtype=torch.float64), mix.T @ mix)
+    draws = [normal(22, 24, index=10 + i) @ mix for i in range(40)]
+    found = [frechet_score(reference, gaussian_of(x), 22, x) for x in draws]
+    spread = torch.tensor([score.value for score in found]).std()
+    errors = torch.tensor([score.standard_error for score in found])
+    assert 0.75 < errors.mean() / spread < 2.5  # the bias of few samples is in it: rather too large than too small
+    assert found[0].error_from == "jackknife of 10 groups"
+    assert frechet_score(reference, gaussian_of(draws[0][:5]), 5, draws[0][:5]).standard_error is None
+
+
+@pytest.mark.parametrize(("real", "scale"), [(400, 0.6), (100, 1.0)])
+def test_standard_errors_of_neighbourhoods_are_the_spread_over_draws(real, scale):
+    """Also where there are far more real points than samples: those of one ball are not independent."""
+    y = normal(real, 6, index=1)
+    found = [reach(y, scale * normal(100, 6, index=10 + i), [3, 5]) for i in range(40)]
+    recalls = torch.tensor([r.precision_recall.recall for r, _ in found])
+    coverages = torch.tensor([r.density_coverage.coverage for _, r in found])
+    assert 0.75 < torch.tensor([r.recall_error for r, _ in found]).mean() / recalls.std() < 2
+    assert 0.75 < torch.tensor([r.coverage_error for _, r in found]).mean() / coverages.std() < 2
+
+
+def test_influence_is_what_the_bootstrap_tends_to():
+    mix = normal(5, 5, index=1)
+    reference, x = Gaussian.of_moments(normal(5, index=2), 2 * mix.T @ mix), normal(400, 5, index=3) @ mix
+    again = [torch.randint(400, (400,), generator=generator(0, "test.bootstrap", i)) for i in range(200)]
+    bootstrap = torch.tensor([frechet_gaussian(reference, gaussian_of(x[rows])) for rows in again]).std().item()
+    assert frechet_standard_error(reference, gaussian_of(x), x) == pytest.approx(bootstrap, rel=0.2)
 
 
 def test_kernel_blocks_do_not_change_the_result(monkeypatch):
-    from ditkit.evaluate import kernels
-
     x, y = normal(70, 4), normal(50, 4, index=1)
     whole = kernel_sums(x, y, polynomial)
     monkeypatch.setattr(kernels, "BLOCK", 16)

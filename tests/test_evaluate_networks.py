@@ -1,6 +1,7 @@
 """The pretrained feature networks with made-up weights: end to end, what they refuse, what they say when absent."""
 
 import importlib
+import json
 import sys
 import types
 
@@ -10,6 +11,9 @@ import torch
 
 from ditkit.base.errors import UserError
 from ditkit.base.rng import generator
+from ditkit.data.images import load_images
+from ditkit.data.source import open_source
+from ditkit.evaluate.features import frechet_distance
 from ditkit.evaluate.measured import Side, measure, observe
 from ditkit.evaluate.networks import network as networks
 from ditkit.evaluate.networks.clip import CLIP
@@ -20,6 +24,7 @@ from ditkit.evaluate.networks.network import load_network
 from ditkit.evaluate.networks.resize import bilinear_tf1
 from ditkit.evaluate.suite import compare, evaluate_samples, needed
 from tests.conformance.adapters.inception import made_up_weight
+from tests.running import ditkit, draw_images, made
 
 
 def pictures(n: int, light: float = 0.5, size: int = 8, index: int = 0) -> torch.Tensor:
@@ -65,6 +70,48 @@ def test_standard_fid_path_end_to_end(inception):
     assert {k: v["value"] for k, v in again.items()} == pytest.approx(
         {k: v["value"] for k, v in result.items()}, rel=1e-4
     )
+
+
+def test_standard_fid_through_the_command_line(made_up_file, inception, tmp_path, monkeypatch):
+    """Images in a folder, the same as ADM's file, and its statistics alone: one distance, with its protocol."""
+    places = {name: draw_images(tmp_path / name, [f"{i}.png" for i in range(n)]) for name, n in (("s", 5), ("r", 6))}
+    how = ["--features", "inception", "--features-weights", made_up_file, "--scores", "frechet_distance"]
+    how += ["spatial_frechet_distance"]
+    file, out = tmp_path / "reference.npz", tmp_path / "out"
+    said = made(
+        ditkit("evaluate", places["s"], "--reference", places["r"], "--out", out, "--reference-npz", file, *how)
+    )
+    found = json.loads((out / "metrics.json").read_text())
+    taps = [
+        inception.look(load_images(open_source(str(place))).get(torch.arange(n)))
+        for place, n in zip(places.values(), (5, 6), strict=True)
+    ]
+    assert found["fid"]["value"] == pytest.approx(frechet_distance(taps[0].features, taps[1].features), rel=1e-6)
+    assert found["sfid"]["value"] == pytest.approx(frechet_distance(taps[0].spatial, taps[1].spatial), rel=1e-6)
+    space = found["protocol"]["feature_space"]
+    assert space["weights"] == inception.protocol.weights
+    assert "299x299, bilinear of TensorFlow 1" in space["resizing"]
+    assert "note on fid: few images (5): the distance is biased upwards below about 20480" in said.out
+    with np.load(file) as arrays:
+        assert set(arrays.files) == {"arr_0", "mu", "sigma", "mu_s", "sigma_s"}
+        np.savez(tmp_path / "statistics.npz", **{name: arrays[name] for name in ("mu", "sigma", "mu_s", "sigma_s")})
+    monkeypatch.setenv("DITKIT_INCEPTION", str(made_up_file))
+    how[2:4] = []
+    made(ditkit("evaluate", places["s"], "--reference", tmp_path / "statistics.npz", "--out", tmp_path / "again", *how))
+    again = json.loads((tmp_path / "again" / "metrics.json").read_text())
+    for name in ("fid", "sfid"):
+        assert again[name]["value"] == pytest.approx(found[name]["value"], rel=1e-6), name
+
+
+def test_absent_weights_are_said_on_the_command_line_before_long_work(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.delenv("DITKIT_INCEPTION", raising=False)
+    places = [draw_images(tmp_path / name, [f"{i}.png" for i in range(n)]) for name, n in (("s", 5), ("r", 6))]
+    said = ditkit("evaluate", places[0], "--reference", places[1], "--features", "inception")
+    assert said.code == 2
+    assert len(said.err) == 1
+    for part in (WEIGHTS.file, str(tmp_path / "hub" / "checkpoints"), "DITKIT_INCEPTION", "recall, density"):
+        assert part in said.err[0]
 
 
 def test_grey_images_are_their_three_channels(inception):
@@ -122,6 +169,7 @@ def test_resizing_puts_pixels_where_tensorflow_1_does():
 
 def fake_transformers(monkeypatch, **kinds: object) -> None:
     module = types.ModuleType("transformers")
+    module.__version__ = "0"
     for name, value in kinds.items():
         setattr(module, name, value)
     monkeypatch.setitem(sys.modules, "transformers", module)
@@ -234,7 +282,8 @@ def test_a_new_network_is_one_new_file(monkeypatch, tmp_path):
     assert "frechet_distance" in result
 
 
-def test_lpips_is_a_distance_and_says_what_it_lacks():
+def made_up_lpips() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """VGG-16's convolutions and the heads of LPIPS, in their published shapes."""
     draws = generator(0, "test.lpips")
     widths = [3, 64, 64, 128, 128, 256, 256, 256, *[512] * 6]
     numbers = [i for stage in STAGES for i in stage]
@@ -243,6 +292,11 @@ def test_lpips_is_a_distance_and_says_what_it_lacks():
         vgg[f"features.{i}.weight"] = torch.randn(b, a, 3, 3, generator=draws) * (2 / (9 * a)) ** 0.5
         vgg[f"features.{i}.bias"] = torch.zeros(b)
     heads = {f"lin{i}.model.1.weight": torch.full((1, w, 1, 1), 1 / w) for i, w in enumerate((64, 128, 256, 512, 512))}
+    return vgg, heads
+
+
+def test_lpips_is_a_distance_and_says_what_it_lacks():
+    vgg, heads = made_up_lpips()
     distance = LPIPS(vgg, heads)
     x, y = pictures(2, size=32), pictures(2, size=32, index=1)
     assert distance(x, x).tolist() == [0, 0]

@@ -133,7 +133,7 @@ def test_suite_tells_good_samples_from_bad(bars, trained):
     result = evaluate_samples(good, labels, *bars, trained, progress=False)
     assert set(result) == DISTRIBUTION | {"class_accuracy", "classifier_heldout_accuracy", "classifier_score"}
     assert json.loads(json.dumps(result)) == result
-    assert all(set(v) <= {"value", "samples", "note", "standard_error"} for v in result.values())
+    assert all(set(v) <= {"value", "samples", "note", "standard_error", "error_from"} for v in result.values())
     assert result["class_accuracy"]["value"] == pytest.approx(1, abs=0.05)
     assert result["class_accuracy"]["samples"] == 150
     assert 1 < result["classifier_score"]["value"] <= CLASSES

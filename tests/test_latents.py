@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from ditkit.app import encoding, stored
 from ditkit.app.encoding import Job, encode
+from ditkit.app.references import check_apart, origin
 from ditkit.app.run import load_model, open_run
 from ditkit.base import tensors as tensor_files
 from ditkit.base.errors import UserError
@@ -55,6 +56,14 @@ def whole(pets: Path, vae: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     out = tmp_path_factory.mktemp("stores") / "pets"
     made(encoded(pets, vae, out))
     return out
+
+
+def test_a_store_as_reference_is_the_images_that_it_was_made_from(whole: Path, pets: Path, loose: Path) -> None:
+    """So other images in its place have another fingerprint, and its own images are no samples to measure by it."""
+    assert origin(str(whole)) == origin(str(pets)) != origin(str(loose))
+    check_apart(str(loose), str(whole))
+    with pytest.raises(UserError, match="is what is to be measured"):
+        check_apart(str(pets), str(whole))
 
 
 def encoded(data: object, vae: object, out: object, *args: object) -> Said:

@@ -40,7 +40,11 @@ def full(name: str = "demo", channels: int = 1, size: int = 8) -> ReportData:
         guidance=2.0,
         training_seconds=187.0,
         seconds_per_sample=0.0123,
-        metrics={"class_accuracy": Metric(0.981, 1000, name), name: Metric(2.5), "recall": Metric(float("nan"), 10)},
+        metrics={
+            "class_accuracy": Metric(0.981, 1000, name, 0.0043),
+            name: Metric(2.5),
+            "recall": Metric(float("nan"), 10),
+        },
         samples={name: torch.from_numpy(images(5, *chw)), "1": images(3, *chw)},
         log=[
             {"step": s, "loss": 1 / s, "lr": 1e-3, "grad_norm": 0.5, "images_per_s": 9.0, "seconds": s / 10}
@@ -165,8 +169,17 @@ def test_every_optional_collection_has_a_section():
 
 def test_tiles_and_tables_show_the_numbers():
     text = Outline(render(full())).text
-    for shown in ("98.1%", "1,234,567", "4,000", "12.3 ms", "3 min 07 s", "of 9 checked", "0.981", "2.5", "not finite"):
+    for shown in ("98.1%", "1,234,567", "4,000", "12.3 ms", "3 min 07 s", "of 9 checked", "2.5", "not finite"):
         assert shown in text
+    assert "0.981 ± 0.0043" in text
+
+
+def test_copies_are_those_that_were_measured():
+    measured = Metric.read({"value": 0.002, "samples": 1000, "standard_error": 0.0014, "copies": 2, "heldout": 300})
+    text = Outline(render(dataclasses.replace(full(), metrics={"copy_rate": measured}))).text
+    assert "of 1,000 checked" in text
+    assert "of 9 checked" not in text
+    assert "Copies found2Samples" in text
 
 
 def test_optional_parts_of_sections_can_be_missing():

@@ -36,7 +36,8 @@ from ditkit.objectives.reconstruction import adaptive_weight, hinge_discriminato
 from ditkit.train.autoencoding import Autoencoding, Opponents
 from ditkit.train.settings import LoopSettings
 from ditkit.train.trainer import Trainer
-from tests.running import TINY, assert_same_tensors, ditkit, losses, made, train, weights
+from tests.running import TINY, assert_same_tensors, ditkit, draw_images, losses, made, train, weights
+from tests.test_evaluate_networks import made_up_lpips
 
 KINDS = ["kl", "vq", "fast"]
 PENALTIES = {"kl": 1e-6, "codebook": 1.0, "commitment": 0.25}
@@ -247,6 +248,26 @@ def test_a_run_has_what_every_run_has_and_is_told_and_measured(run: Path) -> Non
     said = ditkit("evaluate", run, "--reference", "digits")
     assert said.code == 2
     assert "--reference digits" in said.err[0]
+
+
+def test_lpips_and_the_other_metrics_of_reconstructions_have_errors(tmp_path: Path, monkeypatch: Any) -> None:
+    folder = draw_images(tmp_path / "wide", [f"{i}.png" for i in range(30)], size=(16, 16))
+    made(train_autoencoder(folder, tmp_path / "r", "--train.steps", 2))
+    monkeypatch.setattr(published, "hub_checkpoints", lambda: tmp_path)
+    for variable in (VGG.variable, HEADS.variable):
+        monkeypatch.delenv(variable, raising=False)
+    said = made(ditkit("evaluate", tmp_path / "r")).out
+    assert f"not measured: lpips: no weights for the feature network 'lpips': expected the file {VGG.file}" in said
+    vgg, heads = made_up_lpips()
+    torch.save(vgg, tmp_path / VGG.file)
+    torch.save(heads, tmp_path / HEADS.file)
+    said = made(ditkit("evaluate", tmp_path / "r")).out
+    metrics = json.loads((tmp_path / "r" / "metrics.json").read_text())
+    assert "not measured" not in said
+    assert metrics["lpips"]["value"] > 0
+    for name in ("psnr", "ssim", "lpips", "rfrechet_distance"):
+        assert metrics[name]["standard_error"] > 0, name
+        assert metrics[name]["error_from"], name
 
 
 def test_training_says_how_like_the_reconstructions_are(run: Path, pets: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ditkit.app import likelihood as likelihoods
 from ditkit.app.measuring import evaluate, measure, protocol, read_result, result
 from ditkit.app.recipe import Sampling
 from ditkit.app.references import Reference
@@ -117,24 +118,47 @@ def evaluate_run(
     device: str | None = None,
     npz: Path | None = None,
     repeats: int = 1,
+    likelihood: int | None = None,
 ) -> list[dict[str, Any]]:
     """The results of all variants, in order; nothing in processes that do not lead.
 
-    repeats: sets of samples of each variant, the seeds of one following those of another.
+    repeats: sets of samples of each variant, the seeds of one following those of another. likelihood: real images
+    whose bits per dimension are measured, once for each file of weights.
     """
-    found, model, of = [], None, ""
+    found, model, of, bits = [], None, "", None
     for k, plan in enumerate(variants.plans):
         if model is None or plan.weights != variants.plans[k - 1].weights:
             model = load_model(run, step, device=device, weights=plan.weights)
             of = sha256(checkpoint_file(step, plan.weights))
+            bits = _bits(model, likelihood, work, of) if likelihood and workers.leads else None
         results = []
         for r in range(repeats):
             each = dataclasses.replace(plan, seed=plan.seed + r * plan.num)
             label = _label(k * repeats + r + 1, len(variants.plans) * repeats)
             results += _one_set(model, each, against, work, workers, of=of, npz=npz, label=label)
         if workers.leads:
-            found.append(over_sets(results) if repeats > 1 else results[0])
+            found.append(_with_bits(over_sets(results) if repeats > 1 else results[0], bits))
     return found
+
+
+def _bits(model: Model, num: int, work: Work, of: str) -> dict[str, Any]:
+    """The result of bits per dimension, from before or measured now; of: the weights' fingerprint."""
+    store = work.place(f"bits per dimension of {num} images", of)
+    done = work.finished(store)
+    if done is None:
+        measured = likelihoods.entry(model, num)
+        done = result({"bits_per_dim": measured["bits_per_dim"]}, measured["protocol"], {})
+        work.keep(store, done)
+    return done
+
+
+def _with_bits(found: dict[str, Any], bits: dict[str, Any] | None) -> dict[str, Any]:
+    """The result of samples with bits per dimension among its scores and, with theirs, its protocol."""
+    if bits is None:
+        return found
+    scores = {key: value for key, value in found.items() if key not in ("protocol", "protocol_hash", "about")}
+    said = {**found["protocol"], "likelihood": bits["protocol"]}
+    return result({**scores, "bits_per_dim": bits["bits_per_dim"]}, said, found["about"])
 
 
 def _one_set(
@@ -166,7 +190,8 @@ def over_sets(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         values = [found[key]["value"] for found in results]
         mean = sum(values) / n
         spread = (sum((value - mean) ** 2 for value in values) / (n - 1)) ** 0.5
-        scores[key] = {**entry, "value": mean, "standard_error": float(f"{spread / n**0.5:.3g}"), "values": values}
+        error = {"standard_error": float(f"{spread / n**0.5:.3g}"), "error_from": f"{n} sets of samples"}
+        scores[key] = {**entry, "value": mean, **error, "values": values}
     said = {
         **first["protocol"],
         "seeds": [first["protocol"]["seeds"][0], results[-1]["protocol"]["seeds"][1]],
@@ -184,7 +209,12 @@ def evaluate_files(
     found = measure(samples, against, store=store, workers=workers)
     if found is None:
         return []
-    about = {"samples": source, "fingerprint": samples.fingerprint, "reference": against.source}
+    about = {
+        "samples": source,
+        "fingerprint": samples.fingerprint,
+        "reference": against.source,
+        "left_out": found.left_out,
+    }
     return [result(found.scores, said, {**about, "environment": environment(device)})]
 
 

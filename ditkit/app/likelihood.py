@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from ditkit.condition import NULL_LABEL, Condition
 from ditkit.data.images import Images, load_images
 from ditkit.data.source import open_source
 from ditkit.data.store import is_store
-from ditkit.evaluate.bits import Bits, How, bits_per_dim
+from ditkit.evaluate.bits import Bits, How, bits_per_dim, probes_for
 from ditkit.evaluate.likelihood import default_times
+from ditkit.evaluate.statistics import SPREAD
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +120,23 @@ def measure(model: Model, chosen: Chosen, how: How) -> dict[str, Any]:
             "environment": environment(model.device),
         },
     }
+
+
+def entry(model: Model, num: int) -> dict[str, Any]:
+    """Bits per dimension of ``num`` images of the run's own data, held-out ones where there are, as in metrics.json.
+
+    Gives {"bits_per_dim": ..., "protocol": what it hangs on besides the model}. UserError as ``choose``.
+    """
+    how = How(probes_for(math.prod(model.shape)))
+    measured = measure(model, choose(model, None, num), how)
+    bits = {key: value for key, value in measured["bits_per_dim"].items() if value is not None}
+    if "standard_error" in bits:
+        bits["error_from"] = SPREAD
+    said = {
+        k: v for k, v in measured["protocol"].items() if k not in ("run", "step", "weights", "seconds", "environment")
+    }
+    said["data"] = {key: said["data"][key] for key in ("fingerprint", "which", "labels")}
+    return {"bits_per_dim": {**bits, "note": f"{said['data']['which']} images"}, "protocol": said}
 
 
 def write(run: Run, measured: dict[str, Any]) -> Path:

@@ -18,7 +18,12 @@ from ditkit.train.trainer import Trainer
 
 EVENT = "evaluate"
 """Of the log's records with metrics: {"event": "evaluate", "step": ..., "metrics": ...}."""
-ORDERED = {key: text.better for key, text in METRICS.items() if text.better and key != "classifier_heldout_accuracy"}
+CHOOSING = (
+    "class_accuracy", "frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage",
+    "classifier_score",
+)  # fmt: skip
+"""What is measured during training, of the samples."""
+ORDERED = {key: METRICS[key].better for key in CHOOSING}
 """The metrics by which a checkpoint can be best, and which way is better."""
 
 

@@ -70,7 +70,11 @@ def protocol(subject: Subject, against: Reference) -> dict[str, Any]:
             {
                 "samples": len(subject),
                 **subject.protocol,
-                "reference": {"fingerprint": against.fingerprint, "images": against.side.count},
+                "reference": {
+                    "fingerprint": against.fingerprint,
+                    "images": against.side.count,
+                    "resizing": against.resizing,
+                },
                 "feature_space": dataclasses.asdict(against.network.protocol),
                 "scores": against.space.scores,
                 "standard_error": ONE_SET,
@@ -87,9 +91,13 @@ def protocol(subject: Subject, against: Reference) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """scores: as in metrics.json. first: the first ``CHECKED`` samples. seconds: that the samples took to be made."""
+    """scores: as in metrics.json. left_out: scores that were not measured, and why. first: the first samples.
+
+    There are ``CHECKED`` of these, at most. seconds: that the samples took to be made.
+    """
 
     scores: dict[str, dict[str, Any]]
+    left_out: dict[str, str]
     first: Tensor
     seconds: float
 
@@ -135,7 +143,7 @@ def measure(
                 write(part.images.expand(-1, 3, -1, -1))  # evaluators know RGB only
     if not workers.leads:
         return None
-    return Outcome(against.scores(side), torch.cat(first)[:CHECKED], seconds)
+    return Outcome(against.scores(side), against.left_out(side), torch.cat(first)[:CHECKED], seconds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,15 +233,20 @@ def evaluate(
         return None
     speed = {"seconds_per_sample": {"value": found.seconds / plan.num, "samples": plan.num}}
     checked = _copy_scores(copies(model, found.first, against.network))
-    about = {"samples": str(model.run.folder), "step": model.step, "reference": against.source}
-    return result({**found.scores, **speed, **checked}, said, {**about, "environment": environment(model.device)})
+    about = {
+        "samples": str(model.run.folder),
+        "step": model.step,
+        "reference": against.source,
+        "left_out": found.left_out,
+        "environment": environment(model.device),
+    }
+    return result({**found.scores, **speed, **checked}, said, about)
 
 
 def _copy_scores(found: Copies | None) -> dict[str, Any]:
     if found is None:
         return {}
-    summaries = {"copies": found.pixels.summary(), "copies_in_features": found.features.summary()}
-    return {name: {"value": summary.pop("copies"), **summary} for name, summary in summaries.items()}
+    return {"copy_rate": found.pixels.summary(), "copy_rate_in_features": found.features.summary()}
 
 
 def result(scores: dict[str, Any], said: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from ditkit.app import build
 from ditkit.app.pictures import grid, save_png
 from ditkit.app.recipe import AutoencoderRecipe
 from ditkit.app.recipe_files import to_yaml
+from ditkit.app.references import Space, network_of
 from ditkit.app.report import Metric, write_report
 from ditkit.app.report.autoencoder import SECTIONS, AutoencoderData
 from ditkit.app.run import Run, environment, open_checkpoint, open_run
@@ -26,10 +27,10 @@ from ditkit.convert.autoencoder import load_autoencoder
 from ditkit.data.images import Examples, Images
 from ditkit.encoders.autoencoder import LatentAutoencoder
 from ditkit.encoders.autoencoder_variants import perplexity
-from ditkit.evaluate.classifier import cached_classifier
 from ditkit.evaluate.fidelity import WINDOW, psnr, ssim
 from ditkit.evaluate.measured import measure
 from ditkit.evaluate.networks.lpips import LPIPS
+from ditkit.evaluate.statistics import SPREAD, Mean
 from ditkit.evaluate.suite import FEWEST, compare
 from ditkit.train import checkpoint
 
@@ -163,33 +164,31 @@ def load(folder: Path, device: str | None, most: int = MOST) -> Reconstructed:
     return Reconstructed(run, found.step, found.about, net, learned, pixels, made, f"{len(rows):,} {kind}", where)
 
 
-def metrics_of(said: Reconstructed) -> dict[str, Any]:
-    """The content of metrics.json: PSNR, SSIM, LPIPS where its weights are at hand, rFID, the latents' statistics."""
+def metrics_of(said: Reconstructed, space: Space) -> dict[str, Any]:
+    """The content of metrics.json: PSNR, SSIM, LPIPS where its weights are at hand, rFID, the latents' statistics.
+
+    space: the eyes of rFID.
+    """
     images, made, classes = said.images, said.made, said.facts["classes"]
     scores = likeness(images, made)
-    if min(images.shape[2:]) >= PERCEPTUAL and (lpips := _lpips(said.device)):
-        parts = tqdm(zip(images.split(BATCH), made.split(BATCH), strict=True), "lpips", delay=2, leave=False)
-        scores["lpips"] = torch.cat([lpips(a, b) for a, b in parts])
-    metrics: dict[str, Any] = {
-        name: {"value": float(value.mean()), "samples": len(value), "note": said.which}
-        for name, value in scores.items()
-    }
+    left_out = {}
+    if min(images.shape[2:]) >= PERCEPTUAL:
+        try:
+            scores["lpips"] = _lpips(LPIPS.load(said.device), images, made)
+        except UserError as error:
+            left_out["lpips"] = str(error)
+    metrics: dict[str, Any] = {name: _mean(value, said.which) for name, value in scores.items()}
     for name, use in codebook(said.net, images).items():
         metrics[name] = {"value": use, "samples": len(images), "note": said.which}
-    real, known = said.learned.get(spaced(len(said.learned), MOST)), said.learned.labels
-    labels = known[spaced(len(said.learned), MOST)] if known is not None and len(classes) > 1 else None
-    space = cached_classifier(
-        said.run.folder / "classifier",
-        real,
-        labels,
-        num_classes=len(classes) if labels is not None else None,
-        device=said.device,
-    )
+    real = said.learned.subset(spaced(len(said.learned), MOST))
+    labels = real.labels if len(classes) > 1 else None
+    network = network_of(space, real, labels, len(classes), said.run.folder, said.device)
     if len(images) >= FEWEST:
-        sides = [measure(what, x, None, space) for what, x in (("images", images), ("reconstructions", made))]
-        distance = compare(sides[0], sides[1], space, scores=["frechet_distance"])
+        sides = [measure(what, x, None, network) for what, x in (("images", images), ("reconstructions", made))]
+        distance = compare(sides[0], sides[1], network, scores=["frechet_distance"])
         metrics |= {f"r{name}": entry for name, entry in distance.items()}
     mean, std = statistics(said.net, said.learned)
+    metrics["about"] = {"left_out": left_out}
     metrics["latents"] = {"mean": mean.tolist(), "std": std.tolist(), "scale": said.net.scale, "shift": said.net.shift}
     metrics["protocol"] = {
         "run": str(said.run.folder),
@@ -198,22 +197,31 @@ def metrics_of(said: Reconstructed) -> dict[str, Any]:
         "autoencoder": said.net.identity,
         "perceptual": said.run.recipe.loss.perceptual,
         "images": said.which,
-        "feature_space": dataclasses.asdict(space.protocol),
+        "feature_space": dataclasses.asdict(network.protocol),
         "environment": environment(said.device),
     }
     return metrics
 
 
-def _lpips(device: torch.device) -> LPIPS | None:
-    try:
-        return LPIPS.load(device)
-    except UserError:
-        return None
+def _lpips(lpips: LPIPS, images: Tensor, made: Tensor) -> Tensor:
+    parts = tqdm(zip(images.split(BATCH), made.split(BATCH), strict=True), "lpips", delay=2, leave=False)
+    return torch.cat([lpips(a, b) for a, b in parts])
 
 
-def evaluate(folder: Path, *, num: int | None, device: str | None) -> dict[str, Any]:
-    """Measures a run's autoencoder on at most ``num`` images, and writes its metrics.json; gives its content."""
-    metrics = metrics_of(load(folder, device, num or MOST))
+def _mean(values: Tensor, which: str) -> dict[str, Any]:
+    """An entry of metrics.json for one value an image; which: what images they are."""
+    mean = Mean()
+    mean.update(values)
+    error = {"standard_error": float(f"{mean.standard_error:.3g}"), "error_from": SPREAD} if mean.count > 1 else {}
+    return {"value": mean.value, "samples": mean.count, **error, "note": which}
+
+
+def evaluate(folder: Path, *, num: int | None, device: str | None, space: Space) -> dict[str, Any]:
+    """Measures a run's autoencoder on at most ``num`` images, and writes its metrics.json; gives its content.
+
+    space: the eyes of rFID.
+    """
+    metrics = metrics_of(load(folder, device, num or MOST), space)
     write_json(folder / "metrics.json", metrics)
     return metrics
 
@@ -221,7 +229,7 @@ def evaluate(folder: Path, *, num: int | None, device: str | None) -> dict[str, 
 def report(folder: Path, *, device: str | None, command: str) -> Path:
     """Reconstructs, measures and writes report.html and metrics.json; gives the page's path."""
     said = load(folder, device)
-    metrics = metrics_of(said)
+    metrics = metrics_of(said, Space())
     write_json(folder / "metrics.json", metrics)
     recipe, latents = said.run.recipe, metrics["latents"]
     network = recipe.network

@@ -18,21 +18,23 @@ from ditkit.app.stored import read_images
 from ditkit.base.errors import UserError
 from ditkit.base.files import expanded, sha256
 from ditkit.data.images import Images, load_images
+from ditkit.data.latents import LatentStore
 from ditkit.data.source import open_source
 from ditkit.data.store import is_store
 from ditkit.evaluate.classifier import Classifier, cached_classifier
 from ditkit.evaluate.images import check_same_shape, check_values
 from ditkit.evaluate.measured import BATCH, Side, observe
 from ditkit.evaluate.networks.network import FeatureNetwork, load_network
-from ditkit.evaluate.npz import read_statistics
+from ditkit.evaluate.npz import image_writer, read_statistics, statistics_of
 from ditkit.evaluate.reference import cached_reference, reference_fingerprint
-from ditkit.evaluate.suite import FEWEST, compare, needed
+from ditkit.evaluate.suite import FEWEST, compare, needed, needed_of_samples, too_few
 
 MOST = 50_000
 """Real images that are measured against, at most; of a larger set, evenly spaced ones."""
 LEARNED_BYTES = 2 * 2**30
 """Pixels that the feature space "self" learns from, at most; of a larger set, evenly spaced ones."""
 SELF = "self"
+RESIZED = "to the samples' size: shorter side, then the centre, as ADM crops"
 STATISTICS = {"mu.npy", "sigma.npy"}
 
 
@@ -54,6 +56,8 @@ class Reference:
 
     source: what the user called them by. fingerprint: of them, as they were brought to the samples' size.
     space: the eyes and the scores. classes: the names behind the labels; empty where no sample's class can be judged.
+    images: themselves, read as they are asked for; None where there are statistics alone. resizing: how they were
+    brought to the samples' size.
     """
 
     source: str
@@ -62,6 +66,8 @@ class Reference:
     side: Side
     space: Space
     classes: tuple[str, ...] = ()
+    images: Images | None = None
+    resizing: str = "none"
 
     @property
     def labelled(self) -> bool:
@@ -76,12 +82,30 @@ class Reference:
 
     @property
     def quantities(self) -> tuple[str, ...]:
-        """What is kept of samples for the space's scores."""
-        return needed(self.space.scores)
+        """What is kept of samples for the space's scores and their standard errors."""
+        return needed_of_samples(self.space.scores)
 
     def scores(self, samples: Side) -> dict[str, dict[str, Any]]:
         """The suite's scores of samples that were measured with the same network."""
         return compare(self.side, samples, self.network, scores=self.space.scores)
+
+    def write(self, path: Path) -> None:
+        """Writes the images, and FID's statistics where they were measured, in ADM's format. UserError without images.
+
+        Statistics of other features than FID's are left out: readers take what they find for FID's.
+        """
+        if self.images is None:
+            raise UserError(f"--reference {self.source} holds statistics and no images to write: give images")
+        _, height, width = self.images.shape
+        is_fid = self.network.aliases.get("frechet_distance") == "fid"
+        statistics = statistics_of(self.side) if is_fid else None
+        with image_writer(path, len(self.images), height, width, statistics=statistics) as writer:
+            for rows in tqdm(torch.arange(len(self.images)).split(BATCH), "reference", delay=2, leave=False):
+                writer.write(self.images.get(rows).expand(-1, 3, -1, -1))  # evaluators know RGB only
+
+    def left_out(self, samples: Side) -> dict[str, str]:
+        """Scores that there are too few samples or real images for, and how many they need."""
+        return too_few(self.side, samples, self.network) if self.space.scores is None else {}
 
 
 def open_reference(
@@ -103,18 +127,17 @@ def open_reference(
     needed(space.scores)
     if _holds_statistics(source):
         return _of_statistics(source, shape, space, folder, device)
-    images, origin = _images(source, shape, resize)
+    images, fingerprint = _images(source, shape, resize)
     names = tuple(images.classes if classes is None else classes)
-    return _of_images(source, images, origin, names, space, folder, device)
+    found = _of_images(source, images, fingerprint, names, space, folder, device)
+    return dataclasses.replace(found, resizing=RESIZED) if resize else found
 
 
 def check_apart(samples: str, reference: str) -> None:
     """Raises UserError where the samples are the reference itself: its distance to itself says nothing."""
     both = [expanded(place) for place in (samples, reference)]
     if both[0].resolve() == both[1].resolve() or (
-        not is_store(reference)
-        and not _holds_statistics(reference)
-        and open_source(samples).fingerprint() == open_source(reference).fingerprint()
+        not _holds_statistics(reference) and origin(samples) == origin(reference)
     ):
         raise UserError(
             f"--reference {reference} is what is to be measured, {samples}: expected real images; give other ones"
@@ -130,16 +153,19 @@ def _images(source: str, shape: tuple[int, int, int], resize: bool) -> tuple[Ima
     """The images in the samples' shape, at most ``MOST``, and the fingerprint of where they are from."""
     channels, height, width = shape
     if is_store(source):
-        images, origin = read_images(Data(source=source)), f"store {source}"
+        images = read_images(Data(source=source))
     else:
-        opened = open_source(source)
-        images = load_images(opened, size=(height, width) if resize else None, channels=channels)
-        origin = opened.fingerprint()
+        images = load_images(open_source(source), size=(height, width) if resize else None, channels=channels)
     if len(images) < FEWEST:
         raise UserError(f"--reference {source} has {len(images)} images, expected at least {FEWEST}: add images")
     first = images.get(torch.zeros(1).long())
     check_same_shape("samples", torch.empty(1, *shape), f"images of --reference {source}", first)
-    return evenly(images, MOST), origin
+    return evenly(images, MOST), origin(source)
+
+
+def origin(source: str) -> str:
+    """The fingerprint of a source's images; of a latent store, of those that it was made from."""
+    return LatentStore(source).plan.source.fingerprint if is_store(source) else open_source(source).fingerprint()
 
 
 def evenly(images: Images, most: int) -> Images:
@@ -175,24 +201,25 @@ def matched_labels(real: Images, classes: Sequence[str], option: str) -> Tensor 
 def _of_images(
     source: str,
     images: Images,
-    origin: str,
+    fingerprint: str,
     classes: tuple[str, ...],
     space: Space,
     folder: Path,
     device: torch.device,
 ) -> Reference:
     labels = _labels(images, classes, source)
-    network = _network(space, images, labels, len(classes), folder, device)
-    seen = f"{origin}, {len(images)} of {images.shape}, classes {classes if labels is not None else 'none'}"
+    network = network_of(space, images, labels, len(classes), folder, device)
+    seen = f"{fingerprint}, {len(images)} of {images.shape}, classes {classes if labels is not None else 'none'}"
     fingerprint = reference_fingerprint(seen, network, needed(space.scores))
     measure = functools.partial(_measure, images, labels, network, needed(space.scores))
     side = cached_reference(folder / "references", fingerprint, measure)
-    return Reference(source, fingerprint, network, side, space, classes if labels is not None else ())
+    return Reference(source, fingerprint, network, side, space, classes if labels is not None else (), images)
 
 
-def _network(
+def network_of(
     space: Space, images: Images, labels: Tensor | None, num_classes: int, folder: Path, device: torch.device
 ) -> FeatureNetwork:
+    """The space's network; of the space "self" one that is trained on these images, and kept in the folder."""
     if space.network != SELF:
         return load_network(space.network, space.weights, device)
     C, H, W = images.shape
@@ -233,13 +260,13 @@ def _of_statistics(
     """ADM's file: its statistics, and what only images give (recall) of the images in it, where there are some."""
     if space.network == SELF:
         raise UserError(
-            f"--reference {source} holds statistics of a network's features, which --network self does not know: name "
+            f"--reference {source} holds statistics of a network's features, which --features self does not know: name "
             "the network that they are of (inception, for ADM's files), or give images"
         )
     held = read_statistics(expanded(source))
     if held.count:
-        images, origin = _images(source, shape, resize=False)
-        found = _of_images(source, images, origin, (), space, folder, device)
+        images, fingerprint = _images(source, shape, resize=False)
+        found = _of_images(source, images, fingerprint, (), space, folder, device)
         found.side.held.update(held.held)
         found.side.count = min(found.side.count, held.count)
         return found

@@ -17,6 +17,7 @@ from ditkit.base.errors import UserError
 from ditkit.base.rng import generator
 from ditkit.data.images import Images, load_images
 from ditkit.data.source import open_source
+from ditkit.evaluate.images import check_values
 from ditkit.evaluate.parts import Given
 from ditkit.evaluate.suite import FEWEST
 
@@ -106,11 +107,12 @@ class FileSamples:
 
     @classmethod
     def open(cls, source: str) -> FileSamples:
-        """The samples in a source. Raises UserError where there are too few to be measured."""
+        """The samples in a source. Raises UserError where there are too few to be measured, or floats cast to uint8."""
         opened = open_source(source)
         images = load_images(opened)
         if len(images) < FEWEST:
             raise UserError(f"{source} has {len(images)} images, expected at least {FEWEST} (better 1,000): add some")
+        check_values(f"images of {source}", images.get(torch.arange(min(64, len(images)))))
         captions = None if opened.captions is None else tuple(str(opened.captions[i]) for i in images.indices.tolist())
         return cls(images, images.labels, captions, opened.fingerprint())
 

@@ -14,7 +14,7 @@ from ditkit.app.report.words import aligned, metric_text
 from ditkit.base.files import write_json, write_text
 from ditkit.evaluate.protocol import differences
 
-NOT_METRICS = {"seconds_per_sample", "classifier_heldout_accuracy", "copies", "copies_in_features"}
+NOT_METRICS = {"seconds_per_sample", "classifier_heldout_accuracy", "copy_rate", "copy_rate_in_features"}
 
 
 def named_variants(results: Sequence[dict[str, Any]]) -> list[str]:

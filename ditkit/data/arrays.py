@@ -135,11 +135,23 @@ def _pick(arrays: dict[str, np.ndarray], names: tuple[str, ...], spec: str) -> n
     raise UserError(f"array {spec!r} holds {found}: expected the images as 'arr_0' or 'images'; rename them")
 
 
+def _values(array: np.ndarray) -> str:
+    """What the first of an array's floats hold, to follow its type; nothing for other types."""
+    first = array[:64]
+    if first.dtype.kind != "f" or not first.size:
+        return ""
+    if not np.isfinite(first).all():
+        return " with NaN or infinite values"
+    return f" with values {first.min():.3g}..{first.max():.3g}"
+
+
 def _pixels(array: np.ndarray, spec: str) -> np.ndarray:
     """The array as (N, H, W, C), a view."""
     shape = f"{array.dtype} of shape {array.shape}"
     if array.dtype != np.uint8:
-        raise UserError(f"array {spec!r} is {shape}: expected uint8, 0 to 255; scale, round and save it as such")
+        raise UserError(
+            f"array {spec!r} is {shape}{_values(array)}: expected uint8, 0 to 255; scale, round and save it as such"
+        )
     if array.ndim == 3:
         array = array[..., None]
     elif array.ndim == 4 and array.shape[-1] not in _MODES and array.shape[1] in _MODES:

@@ -61,6 +61,9 @@ class Protocol:
     heldout_accuracy: float
     heldout_samples: int
     hash: str
+    resizing: str = "none"
+    values: str = "x / 127.5 - 1"
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)

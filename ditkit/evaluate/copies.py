@@ -14,6 +14,7 @@ from tqdm import tqdm
 from ditkit.base.errors import UserError
 from ditkit.evaluate.features import check_features
 from ditkit.evaluate.images import check_images, check_same_shape
+from ditkit.evaluate.statistics import BINOMIAL, binomial_error
 
 BLOCK_BYTES = 128 * 2**20
 NEIGHBOURHOOD = 50
@@ -91,10 +92,12 @@ class CopyReport:
         return self.ratios.argsort(stable=True)[:count]
 
     def summary(self) -> dict[str, Any]:
-        """Everything but the tensors, with the number of copies, as plain values for a JSON file."""
+        """The rate of copies with its error, their number and all but the tensors, as an entry of metrics.json."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         plain = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if not isinstance(v, Tensor)}
-        return {**plain, "copies": len(self.copies)}
+        rate = len(self.copies) / self.samples
+        error = {"standard_error": float(f"{binomial_error(rate, self.samples):.3g}"), "error_from": BINOMIAL}
+        return {"value": rate, **error, **plain, "copies": len(self.copies)}
 
 
 def nearest_features(

@@ -12,12 +12,17 @@ GROUPS = 10
 
 
 def left_out(statistic: Callable[[Tensor], float], rows: Tensor, groups: int = GROUPS) -> Tensor:
-    """The statistic of rows (N, ...) without the g-th of ``groups`` runs of rows, g = 0..groups-1: (groups,) float64.
+    """The statistic of rows (N, ...) without the g-th of ``groups`` groups: (groups,) float64, g = 0..groups-1."""
+    group = groups_of(len(rows), groups)
+    return torch.tensor([statistic(rows[group != g]) for g in range(groups)], dtype=torch.float64)
+
+
+def groups_of(count: int, groups: int = GROUPS) -> Tensor:
+    """The group (count,) int64, 0..groups-1, of each of so many rows.
 
     Runs, not every groups-th row: where classes take turns, each run has all of them.
     """
-    group = torch.arange(len(rows)) * groups // len(rows)
-    return torch.tensor([statistic(rows[group != g]) for g in range(groups)], dtype=torch.float64)
+    return torch.arange(count) * groups // count
 
 
 def standard_error(replicates: Tensor) -> float:

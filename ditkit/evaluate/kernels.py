@@ -12,11 +12,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ditkit.base.errors import UserError
+from ditkit.base.rng import generator
 from ditkit.evaluate.features import check_features
 from ditkit.evaluate.neighbours import squared_distances
 
 BLOCK = 4096
 """Rows of one block of a kernel matrix."""
+WITNESSES = 10_000
+"""Rows of either set that tell the standard error of a discrepancy, at most."""
+CMMD_SIGMA = 10.0
+"""Bandwidth of CMMD's kernel."""
+CMMD_SCALE = 1000
+"""By which CMMD is shown."""
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
 """float64 rows (N, D) and (M, D) to their similarities (N, M)."""
@@ -95,11 +102,10 @@ def _sums(a: Tensor, b: Tensor, kernel: Kernel, progress: bool) -> tuple[float, 
 
 
 class KernelDistance(NamedTuple):
-    """MMD^2 over subsets: mean, population standard deviation, and the standard error of the mean."""
+    """MMD^2 over subsets: mean, and population standard deviation (which is no standard error: subsets share rows)."""
 
     mean: float
     std: float
-    standard_error: float
 
 
 def kernel_distance(
@@ -107,8 +113,7 @@ def kernel_distance(
 ) -> KernelDistance:
     """KID of features generated (N, D) and real (M, D): unbiased MMD^2 of the polynomial kernel, averaged over subsets.
 
-    Subsets as torch-fidelity draws them. The standard error counts only as many subsets as have no row in common: more
-    of them repeat the same rows. size: at most the smaller set's. Raises UserError as ``kernel_sums``.
+    Subsets as torch-fidelity draws them. size: at most the smaller set's. Raises UserError as ``kernel_sums``.
     """
     check_features(generated, real, fewest=2)
     fewest = min(len(generated), len(real))
@@ -121,9 +126,7 @@ def kernel_distance(
         subsets,
         progress,
     )
-    apart = min(subsets, max(1.0, fewest / size))
-    std = values.std(correction=0).item()
-    return KernelDistance(values.mean().item(), std, std / apart**0.5)
+    return KernelDistance(values.mean().item(), values.std(correction=0).item())
 
 
 def subset_distances(
@@ -149,9 +152,35 @@ def published_subsets(n: int, m: int, subsets: int, size: int, seed: int = 2020)
         )
 
 
-def clip_mmd(generated: Tensor, real: Tensor, *, sigma: float = 10.0, progress: bool = False) -> float:
+def mmd_standard_error(generated: Tensor, real: Tensor, kernel: Kernel, *, progress: bool = False) -> float:
+    """Standard error of MMD^2 by the spread of the samples generated (N, D), the reference real (M, D) being given.
+
+    To first order a sample moves MMD^2 by twice its influence, its mean similarity to the other samples less that to
+    the reference (Gretton et al. 2012, section 4.1: the variance of the first projection). Of larger sets,
+    ``WITNESSES`` rows of each, chosen at random, tell. Raises UserError as ``kernel_sums``.
+    """
+    check_features(generated, real, fewest=2)
+    x, y = (_witnesses(features, number) for number, features in enumerate((generated, real)))
+    influences = []
+    for start in tqdm(range(0, len(x), BLOCK), "kernel's error", delay=2, disable=not progress, leave=False):
+        rows = x[start : start + BLOCK].double()
+        own = kernel(rows, rows).diagonal()
+        alike, across = (sum(kernel(rows, part.double()).sum(1) for part in others.split(BLOCK)) for others in (x, y))
+        influences.append((alike - own) / (len(x) - 1) - across / len(y))
+    return 2 * torch.cat(influences).std().item() / len(generated) ** 0.5
+
+
+def _witnesses(features: Tensor, number: int) -> Tensor:
+    """The rows, or ``WITNESSES`` of more."""
+    if len(features) <= WITNESSES:
+        return features
+    draws = generator(0, "evaluate.witnesses", number)
+    return features[torch.randperm(len(features), generator=draws)[:WITNESSES]]
+
+
+def clip_mmd(generated: Tensor, real: Tensor, *, sigma: float = CMMD_SIGMA, progress: bool = False) -> float:
     """CMMD of embeddings generated (N, D) and real (M, D): 1000 MMD^2, biased, of a Gaussian kernel.
 
     Jayasumana et al. 2024 (arXiv:2401.09603), section 4, on embeddings of length 1. 0 or more.
     """
-    return 1000 * kernel_sums(generated, real, rbf(sigma), progress=progress).biased
+    return CMMD_SCALE * kernel_sums(generated, real, rbf(sigma), progress=progress).biased

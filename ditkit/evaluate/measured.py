@@ -137,13 +137,14 @@ class Measured:
 class Score:
     """A number, how many samples it is measured on, and what to know before believing it (None: nothing).
 
-    standard_error: of the value, where it is known without drawing again.
+    standard_error: of the value, and error_from: how it is known without drawing again; both None with one sample.
     """
 
     value: float
     samples: int
-    note: str | None = None
     standard_error: float | None = None
+    error_from: str | None = None
+    note: str | None = None
 
 
 def measure(
@@ -159,7 +160,7 @@ def measure(
 ) -> Side:
     """A side for images uint8 (N, C, H, W) and labels int64 (N,) or None; ``what`` names the images in errors.
 
-    quantities: those to keep; by default all but the images themselves. captions: one for each image.
+    quantities: those to keep; by default what the scores are computed from. captions: one for each image.
     Raises UserError on images or labels that are not as said, or images that the network was not made for.
     """
     check_images(what, images)
@@ -226,6 +227,10 @@ QUANTITIES = {
         "spatial features", Moments, lambda total: Moments(), lambda b: b.taps.spatial is not None,
         lambda s, b: s.update(b.taps.spatial),
     ),
+    "spatial_rows": Quantity(
+        "spatial features of all images", Rows, lambda total: Rows(), lambda b: b.taps.spatial is not None,
+        lambda s, b: s.update(b.taps.spatial, b.index),
+    ),
     "features": Quantity(
         "features of all images", Rows, lambda total: Rows(), lambda b: True,
         lambda s, b: s.update(b.taps.features, b.index),
@@ -248,4 +253,4 @@ QUANTITIES = {
     ),
 }  # fmt: skip
 
-DEFAULT = tuple(name for name in QUANTITIES if name != "images")
+DEFAULT = tuple(name for name in QUANTITIES if name not in ("images", "spatial_rows"))

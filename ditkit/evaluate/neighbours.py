@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from ditkit.base.errors import UserError
 from ditkit.evaluate.features import check_features
+from ditkit.evaluate.jackknife import GROUPS, groups_of, standard_error
 
 TILE = 2048
 """Rows and columns of one tile of distances: 32 MiB, and as much again for its features at 2,048 each."""
@@ -35,24 +36,38 @@ class DensityCoverage(NamedTuple):
 class Reach:
     """How two sets lie in one another's balls, a ball reaching from a point to its k-th nearest of its own set.
 
-    around_generated: (M,) int64, how many balls of real points hold each generated one; around_real: (N,), the reverse.
-    covered: (N,) bool, whether a real point's ball holds a generated one. k: of the radii.
+    around_generated: (M,) int64, how many balls of real points hold each generated one. around_real: (G, N), how many
+    balls of the generated points of each of ``GROUPS`` groups hold each real one. within: (G, N), how many generated
+    points of each group each real one's ball holds. k: of the radii.
     """
 
     around_generated: Tensor
     around_real: Tensor
-    covered: Tensor
+    within: Tensor
     k: int
+
+    @property
+    def recall_error(self) -> float:
+        """Standard error of recall by leaving out groups of generated points, the balls of the others being kept.
+
+        A little too large, as these would grow. That of N independent points is too small: one ball holds many.
+        """
+        return _error(self.around_real)
+
+    @property
+    def coverage_error(self) -> float:
+        """Standard error of coverage by leaving out groups of generated points."""
+        return _error(self.within)
 
     @property
     def precision_recall(self) -> PrecisionRecall:
         """Kynkäänniemi et al. 2019 (arXiv:1904.06991), equations 1 and 2, borders included as ADM's evaluator does."""
-        return PrecisionRecall(_fraction(self.around_generated > 0), _fraction(self.around_real > 0))
+        return PrecisionRecall(_fraction(self.around_generated > 0), _fraction(self.around_real.sum(0) > 0))
 
     @property
     def density_coverage(self) -> DensityCoverage:
         """Naeem et al. 2020 (arXiv:2002.09797), equations 3 and 4, borders included."""
-        return DensityCoverage(self.around_generated.double().mean().item() / self.k, _fraction(self.covered))
+        return DensityCoverage(self.around_generated.double().mean().item() / self.k, _fraction(self.within.sum(0) > 0))
 
 
 def precision_recall(real: Tensor, generated: Tensor, k: int = 3, *, progress: bool = False) -> PrecisionRecall:
@@ -79,11 +94,12 @@ def reach(real: Tensor, generated: Tensor, ks: Sequence[int], *, progress: bool 
     real_radii, generated_radii = (
         squared_neighbours(points, max(ks), centre, progress=progress)[:, columns] for points in (real, generated)
     )
+    group = groups_of(len(generated))
     found = [
         Reach(
             torch.zeros(len(generated), dtype=torch.int64),
-            torch.zeros(len(real), dtype=torch.int64),
-            torch.zeros(len(real), dtype=torch.bool),
+            torch.zeros(GROUPS, len(real), dtype=torch.int32),
+            torch.zeros(GROUPS, len(real), dtype=torch.int32),
             k,
         )
         for k in ks
@@ -93,8 +109,8 @@ def reach(real: Tensor, generated: Tensor, ks: Sequence[int], *, progress: bool 
             near_real = squared <= real_radii[cols, column]
             near_generated = squared <= generated_radii[rows, column, None]
             result.around_generated[rows] += near_real.sum(1).cpu()
-            result.around_real[cols] += near_generated.sum(0).cpu()
-            result.covered[cols] |= near_real.any(0).cpu()
+            result.around_real[:, cols].index_add_(0, group[rows], near_generated.int().cpu())
+            result.within[:, cols].index_add_(0, group[rows], near_real.int().cpu())
     return found
 
 
@@ -131,6 +147,15 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     squared = torch.addmm(norms, a, b.T, alpha=-2)
     rounding = 16 * torch.finfo(squared.dtype).eps
     return squared.masked_fill_(squared < rounding * norms, 0)
+
+
+def _error(counts: Tensor) -> float:
+    """Standard error of the fraction of columns of counts (G, N) that are above 0 in all, by leaving out each group.
+
+    At least that of half a column: that all are, or none, is not certain.
+    """
+    left = ((counts.sum(0) - counts) > 0).double().mean(1)
+    return max(standard_error(left), 0.5 / counts.shape[1])
 
 
 def _fraction(hits: Tensor) -> float:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -75,21 +75,29 @@ def open_images(path: Path | str) -> NpzImages:
 
 
 @contextlib.contextmanager
-def image_writer(path: Path | str, count: int, height: int, width: int, channels: int = 3) -> Iterator[ImageWriter]:
+def image_writer(
+    path: Path | str,
+    count: int,
+    height: int,
+    width: int,
+    channels: int = 3,
+    statistics: Mapping[str, np.ndarray] | None = None,
+) -> Iterator[ImageWriter]:
     """Writes ``count`` images as a batch file, in parts; the file is there when all have been written.
 
-    Raises UserError when there were more or fewer.
+    statistics: arrays that stand beside them (see ``statistics_of``). Raises UserError when there were more or fewer.
     """
     with atomic_file(path) as temporary:
-        # force_zip64: the size of a part is not known before it is written, and 50,000 images are over 4 GB.
-        with (
-            zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
-            archive.open(f"{IMAGES}.npy", "w", force_zip64=True) as file,
-        ):
-            header = {"descr": "|u1", "fortran_order": False, "shape": (count, height, width, channels)}
-            np.lib.format.write_array_header_1_0(file, header)
-            writer = ImageWriter(file, (channels, height, width))
-            yield writer
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+            # force_zip64: the size of a part is not known before it is written, and 50,000 images are over 4 GB.
+            with archive.open(f"{IMAGES}.npy", "w", force_zip64=True) as file:
+                header = {"descr": "|u1", "fortran_order": False, "shape": (count, height, width, channels)}
+                np.lib.format.write_array_header_1_0(file, header)
+                writer = ImageWriter(file, (channels, height, width))
+                yield writer
+            for name, array in (statistics or {}).items():
+                with archive.open(f"{name}.npy", "w") as file:
+                    np.lib.format.write_array(file, array, allow_pickle=False)
         if writer.count != count:
             raise UserError(f"{writer.count} images were written to {path}, expected the {count} that were announced")
 
@@ -135,13 +143,19 @@ def read_statistics(path: Path | str) -> Side:
     return Side(count, count, held)
 
 
-def write_statistics(path: Path | str, side: Side) -> None:
-    """Writes mean and covariance of a side's features (and spatial features) as ADM's evaluator reads them."""
+def statistics_of(side: Side) -> dict[str, Any]:
+    """Mean and covariance (arrays) of a side's features and spatial features, by the names that ADM reads."""
     arrays = {}
     for quantity, (mean, covariance) in MOMENTS.items():
         if quantity in side.held:
             gaussian = side[quantity].gaussian()
             arrays |= {mean: gaussian.mean.numpy(), covariance: gaussian.covariance.numpy()}
+    return arrays
+
+
+def write_statistics(path: Path | str, side: Side) -> None:
+    """Writes ``statistics_of`` a side. Raises UserError where there are none."""
+    arrays = statistics_of(side)
     if not arrays:
         raise UserError(f"no statistics for {path}: measure images with a score that needs their moments")
     with atomic_file(path) as temporary, open(temporary, "wb") as file:

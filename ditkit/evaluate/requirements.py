@@ -15,20 +15,29 @@ Function = Callable[[Measured], dict[str, Score]]
 class Requirements:
     """samples, reference: quantities of either side (names of ``measured.QUANTITIES``) that the score is computed from.
 
+    errors: those of the samples that its standard error is computed from besides.
     fewest: images of every side it needs, below which it has no meaning. enough: images from which its bias no longer
     matters, also as a function of what was measured. bias: what fewer do to it, to follow "with 200 images ".
-    errors: quantities of the samples from which its standard error is told; the score itself does without.
     """
 
     samples: tuple[str, ...] = ()
     reference: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
     fewest: int = 1
     enough: Callable[[Measured], int] = lambda measured: 0
     bias: str = ""
-    errors: tuple[str, ...] = ()
 
     def missing(self, measured: Measured) -> str | None:
         """Why the score cannot be computed, in words; None when it can."""
+        return self._lacking(measured) or self.too_few(measured)
+
+    def too_few(self, measured: Measured) -> str | None:
+        """How many images there are and how many it takes, in words, where there are too few and nothing else lacks."""
+        if self._lacking(measured) or self.images(measured) >= self.fewest:
+            return None
+        return f"{self.images(measured)} images are too few, expected at least {self.fewest}"
+
+    def _lacking(self, measured: Measured) -> str | None:
         for what, names, side in (
             ("samples", self.samples, measured.generated),
             ("reference", self.reference, measured.real),
@@ -36,8 +45,6 @@ class Requirements:
             for name in names:
                 if name not in side.held:
                     return f"it needs {QUANTITIES[name].words} of the {what}"
-        if self.images(measured) < self.fewest:
-            return f"{self.images(measured)} images are too few, expected at least {self.fewest}"
         return None
 
     def note(self, measured: Measured) -> str | None:
@@ -56,14 +63,14 @@ def score(
     *,
     samples: tuple[str, ...] = (),
     reference: tuple[str, ...] = (),
+    errors: tuple[str, ...] = (),
     fewest: int = 1,
     enough: int | Callable[[Measured], int] = 0,
     bias: str = "",
-    errors: tuple[str, ...] = (),
 ) -> Callable[[Function], Function]:
     """Marks a function as a score of the suite; see ``Requirements`` for the arguments."""
     threshold = enough if callable(enough) else lambda measured: enough
-    requirements = Requirements(samples, reference, fewest, threshold, bias, errors)
+    requirements = Requirements(samples, reference, errors, fewest, threshold, bias)
 
     def mark(function: Function) -> Function:
         function.requirements = requirements  # pyright: ignore[reportFunctionMemberAccess]

@@ -16,6 +16,9 @@ from torch import Tensor
 from ditkit.base.errors import UserError
 from ditkit.evaluate.frechet import Gaussian
 
+BINOMIAL, SPREAD, INFLUENCE = "binomial", "spread over the samples", "first-order influence of each sample"
+"""How a standard error is known from one set of samples: of a fraction; of a mean; of a function of the distribution
+(the infinitesimal jackknife, to which the bootstrap tends: Efron 1982, chapter 6)."""
 COMPRESSED_ABOVE = 4
 """Rows of a factor, in multiples of its width, above which they are replaced by as many as the width."""
 
@@ -282,6 +285,11 @@ def shuffled_splits(n: int, splits: int = 10) -> Tensor:
     split = torch.empty(n, dtype=torch.int64)
     split[published_order(n)] = equal_splits(n, splits)
     return split
+
+
+def binomial_error(fraction: float, n: int) -> float:
+    """Standard error of a fraction of n independent draws; not 0 where all or none of them count."""
+    return (max(fraction * (1 - fraction), 0.25 / n) / n) ** 0.5
 
 
 def check_finite(values: Tensor) -> None:

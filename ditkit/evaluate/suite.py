@@ -42,8 +42,8 @@ def evaluate_samples(
 
     samples, reference: uint8 (N, C, H, W) of one size. Labels: int64 (N,) or None. captions: one for each sample.
     scores: names, by default all that what is given allows.
-    Gives for every key {"value": float, "samples": int}, "standard_error" where it is known, and "note" where there is
-    something to know before believing the value. Class accuracies are absent without classes.
+    Gives for every key {"value": float, "samples": int}, "standard_error" with "error_from" where it is known, and
+    "note" where there is something to know before believing the value. Class accuracies are absent without classes.
     Raises UserError on what has no meaning: other types or shapes, fewer than 4 images, an unknown score, or one that
     was asked for by name and cannot be computed.
     """
@@ -53,18 +53,25 @@ def evaluate_samples(
     for what, images in (("samples", samples), ("reference images", reference)):
         if len(images) < FEWEST:
             raise UserError(f"{len(images)} {what} are too few, expected at least {FEWEST} (better 1,000): add some")
-    wanted = needed(scores)
+    kept = needed_of_samples(scores)
     generated = measure(
-        "samples", samples, sample_labels, network, quantities=wanted, captions=captions, progress=progress
+        "samples", samples, sample_labels, network, quantities=kept, captions=captions, progress=progress
     )
-    real = measure("reference images", reference, reference_labels, network, quantities=wanted, progress=progress)
+    kept = needed(scores)
+    real = measure("reference images", reference, reference_labels, network, quantities=kept, progress=progress)
     return compare(real, generated, network, scores=scores)
 
 
 def needed(scores: Sequence[str] | None = None) -> tuple[str, ...]:
     """The quantities of a side that these scores, or all, are computed from; UserError on an unknown score."""
     found = [requirements_of(function) for function in chosen(scores)]
-    return tuple(dict.fromkeys(name for r in found for name in (*r.samples, *r.reference, *r.errors)))
+    return tuple(dict.fromkeys(name for r in found for name in (*r.samples, *r.reference)))
+
+
+def needed_of_samples(scores: Sequence[str] | None = None) -> tuple[str, ...]:
+    """The same, and what their standard errors are computed from."""
+    errors = (name for function in chosen(scores) for name in requirements_of(function).errors)
+    return tuple(dict.fromkeys([*needed(scores), *errors]))
 
 
 def compare(
@@ -90,6 +97,24 @@ def compare(
             )
             results[network.aliases.get(key, key)] = entry
     return results
+
+
+def check_enough(scores: Sequence[str] | None, count: int) -> None:
+    """Raises UserError for a score that was asked for by name and needs more than ``count`` samples."""
+    for function in chosen(scores) if scores is not None else ():
+        fewest = requirements_of(function).fewest
+        if count < fewest:
+            raise UserError(
+                f"score {function.__name__!r} cannot be computed: {count} samples are too few, expected at least "
+                f"{fewest}; add some or leave it out"
+            )
+
+
+def too_few(real: Side, generated: Side, network: FeatureNetwork) -> dict[str, str]:
+    """The scores that these sides have too few images for, and how many they need."""
+    measured = Measured(real, generated, network)
+    wanting = {name: requirements_of(function).too_few(measured) for name, function in available().items()}
+    return {name: said for name, said in wanting.items() if said}
 
 
 def chosen(names: Sequence[str] | None) -> list[Any]:

@@ -19,6 +19,7 @@ from ditkit.train.settings import STRICT, Positive
 
 if TYPE_CHECKING:
     from ditkit.app.evaluating import Work
+    from ditkit.app.references import Reference
     from ditkit.base.workers import Workers
 
 
@@ -56,10 +57,12 @@ class Options:
     """Seed of the first sample; the next ones count up."""
     labels: Literal["balanced", "random"] = "balanced"
     """balanced: each class in turn; random: each class as likely, drawn from the seed."""
-    network: str = "self"
+    features: str = "self"
     """Feature network: inception, dinov2, clip, or self, a classifier trained on the reference."""
-    network_weights: str | None = None
+    features_weights: str | None = None
     """The feature network's file or folder; None: where it looks for them."""
+    likelihood: Positive | None = None
+    """Held-out real images whose bits per dimension under the model are measured too, which is slow; None: none."""
     scores: tuple[str, ...] | None = None
     """Scores, such as frechet_distance neighbourhoods; None: all that what is given allows."""
     weights: str = "ema"
@@ -69,6 +72,8 @@ class Options:
     """Folder for the results; None: the run's, or SAMPLES-evaluation beside the samples."""
     npz: Path | None = None
     """Also write a run's samples there, as arr_0 (N, H, W, 3) uint8 for ADM's evaluator."""
+    reference_npz: Path | None = None
+    """Also write the reference there in ADM's format: images as arr_0 and, of inception, mu, sigma, mu_s, sigma_s."""
     compare: tuple[Path, Path] | None = None
     """Measure nothing: compare two results, runs' folders or metrics.json, if their protocols allow it."""
     device: str | None = None
@@ -92,10 +97,9 @@ def main(args: Sequence[str]) -> int:
 
     place = Path(options.samples)
     if (place / "recipe.yaml").is_file() and (other := own(place, "evaluate")) is not None:
-        if options.reference is not None:
-            raise UserError(f"--reference {options.reference}: this run is measured on its own data; leave it out")
-        print(table(other(place, num=options.num, device=options.device)))
-        print(f"\nwritten to {place / 'metrics.json'}")
+        _check_options(options, OF_OWN_KIND, f"{place} is no run that draws samples, and is measured on its own data")
+        measured = other(place, num=options.num, device=options.device, space=_space(options))
+        print(f"{table(measured)}\n{notes(measured)}\nwritten to {place / 'metrics.json'}")
         return 0
     is_run = any((place / name).is_file() for name in ("recipe.yaml", "manifest.json"))
     with workers() as all_of_us:
@@ -105,11 +109,16 @@ def main(args: Sequence[str]) -> int:
 def _run(options: Options, place: str, workers: Workers) -> int:
     from ditkit.app import measuring
     from ditkit.app.evaluating import Variants, checkpoint_file, evaluate_run
+    from ditkit.app.likelihood import check_pixels
     from ditkit.app.run import check_sampling, load_model, located
     from ditkit.app.samples import Plan
+    from ditkit.evaluate.suite import check_enough
 
     run, step = located(place)
+    if options.likelihood:
+        check_pixels(run)
     num = options.num or run.recipe.evaluate.num
+    check_enough(options.scores, num)
     plan = Plan(options.how.over(run.recipe.sample), num, options.seed, options.labels, options.weights)
     variants = Variants.of(plan, **dataclasses.asdict(options.sweep))
     for each in variants.plans:
@@ -125,8 +134,18 @@ def _run(options: Options, place: str, workers: Workers) -> int:
             for scale in options.sweep.guidance or (options.how.guidance,):
                 dataclasses.replace(options.how, guidance=scale).check_classes(plan.sampling, model.classes)
             against = measuring.reference(model, options.reference, _space(options))
+            _write_reference(options, against, workers)
         found = evaluate_run(
-            run, step, variants, against, work, workers, device=device, npz=options.npz, repeats=options.repeats
+            run,
+            step,
+            variants,
+            against,
+            work,
+            workers,
+            device=device,
+            npz=options.npz,
+            repeats=options.repeats,
+            likelihood=options.likelihood,
         )
         return _tell(found, options.out or run.folder, work) if workers.leads else 0
 
@@ -136,10 +155,9 @@ def _files(options: Options, place: str, workers: Workers) -> int:
     from ditkit.app.evaluating import evaluate_files
     from ditkit.app.references import check_apart, classes_of, open_reference
     from ditkit.app.samples import FileSamples
+    from ditkit.evaluate.suite import check_enough
 
-    drawing = [name for name in ("num", "npz") if getattr(options, name) is not None]
-    if drawing or options.repeats > 1 or options.sweep != Sweep() or options.how != How():
-        raise UserError(f"{place} is no run, its images are measured as they are: leave out what says how to draw")
+    _check_options(options, OF_IMAGES, f"{place} is no run, and its images are measured as they are")
     if options.reference is None:
         what = "is not a run (it has no recipe.yaml)" if Path(place).exists() else "does not exist"
         raise UserError(
@@ -147,6 +165,7 @@ def _files(options: Options, place: str, workers: Workers) -> int:
         )
     check_apart(place, options.reference)
     samples, device = FileSamples.open(place), build.device(workers.device(options.device or "auto"))
+    check_enough(options.scores, len(samples))
     samples.numbered(classes_of(options.reference))  # an unknown class is said before long work
     out = options.out or Path(place).with_name(f"{Path(place).stem}-evaluation")
     with _work(out, workers) as work:
@@ -160,14 +179,42 @@ def _files(options: Options, place: str, workers: Workers) -> int:
                 device=device,
                 resize=False,
             )
+            _write_reference(options, against, workers)
         found = evaluate_files(place, samples.numbered(against.classes), against, work, workers, device)
         return _tell(found, out, work) if workers.leads else 0
+
+
+OF_OWN_KIND = ("samples", "num", "features", "features_weights", "device")
+"""What can be said of how a run is measured that draws no samples, such as an autoencoder's."""
+OF_IMAGES = ("samples", "reference", "reference_npz", "features", "features_weights", "scores", "out", "device")
+"""What can be said of how images are measured that are there already."""
+
+
+def _check_options(options: Options, known: Sequence[str], reason: str) -> None:
+    """Raises UserError, giving the reason, for options that were given beside the known ones."""
+    none = Options()
+    given = [f.name for f in dataclasses.fields(options) if getattr(options, f.name) != getattr(none, f.name)]
+    other = [name for name in given if name not in known]
+    if other:
+        values = {name: getattr(options, name) for name in other}
+        said = [_flag(name) if dataclasses.is_dataclass(v) else f"{_flag(name)} {v}" for name, v in values.items()]
+        expected = ", ".join(_flag(name) for name in known[1:])
+        raise UserError(f"{reason}: leave out {', '.join(said)}; expected no options but {expected}")
+
+
+def _flag(name: str) -> str:
+    return "options of drawing" if name == "how" else "--" + name.replace("_", "-")
+
+
+def _write_reference(options: Options, against: Reference, workers: Workers) -> None:
+    if options.reference_npz is not None and workers.leads:
+        against.write(options.reference_npz)
 
 
 def _space(options: Options) -> Any:
     from ditkit.app.references import Space
 
-    return Space(options.network, options.network_weights, options.scores)
+    return Space(options.features, options.features_weights, options.scores)
 
 
 @contextlib.contextmanager
@@ -213,7 +260,9 @@ def notes(metrics: dict[str, Any]) -> str:
     for name, entry in metrics.items():
         if isinstance(entry, dict) and "value" in entry and entry.get("note"):
             said.setdefault(entry["note"], []).append(name)
-    return "".join(f"note on {', '.join(names)}: {note}\n" for note, names in said.items())
+    lines = [f"note on {', '.join(names)}: {note}\n" for note, names in said.items()]
+    left_out = metrics.get("about", {}).get("left_out", {})
+    return "".join([*lines, *(f"not measured: {name}: {why}\n" for name, why in left_out.items())])
 
 
 def _error(entry: dict[str, Any]) -> str:

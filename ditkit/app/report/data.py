@@ -14,18 +14,23 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A measured number, the number of samples behind it (None if it has none), and how it was measured."""
+    """A measured number, the number of samples behind it (None if it has none), and how it was measured.
+
+    error: its standard error, where it is known.
+    """
 
     value: float
     samples: int | None = None
     note: str = ""
+    error: float | None = None
 
     @classmethod
     def read(cls, entry: Mapping[str, Any]) -> Metric:
-        """The metric of an entry of metrics.json: ``value``, ``samples``, ``note``; other keys join the note."""
-        others = [f"{key}: {value}" for key, value in entry.items() if key not in ("value", "samples", "note")]
+        """The metric of an entry of metrics.json: value, samples, note, standard_error; other keys join the note."""
+        own = ("value", "samples", "note", "standard_error")
+        others = [f"{key.replace('_', ' ')}: {value}" for key, value in entry.items() if key not in own]
         note = "; ".join([*([entry["note"]] if entry.get("note") else []), *others])
-        return cls(float(entry["value"]), entry.get("samples"), note)
+        return cls(float(entry["value"]), entry.get("samples"), note, entry.get("standard_error"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ditkit.app.report.data import Metric, ReportData
 from ditkit.app.report.html import Html, element, join, table
-from ditkit.app.report.words import METRICS, duration, metric_text, number, percent
+from ditkit.app.report.words import HEADLINE, METRICS, duration, metric_text, number, percent
 
 
 def headline(data: ReportData) -> Html:
@@ -27,20 +27,26 @@ def headline(data: ReportData) -> Html:
 def _tiles(data: ReportData) -> Iterator[tuple[str, str, str]]:
     """(title, value, meaning) of each key number that is there."""
     measured = data.metrics or {}
-    for key in METRICS:
+    for key in HEADLINE:
         if key in measured:
             yield METRICS[key].title, _shown(key, measured[key].value), METRICS[key].meaning
-    if data.neighbours is not None and data.neighbours.copies is not None:
-        checked = len(data.neighbours.sample_distances)
-        yield (
-            "Copies found",
-            f"{data.neighbours.copies:,}",
-            f"Samples, of {checked:,} checked, that repeat a training image.",
-        )
+    if (copies := _copies(data)) is not None:
+        found, checked = copies
+        yield "Copies found", f"{found:,}", f"Samples, of {checked:,} checked, that repeat a training image."
     if data.seconds_per_sample is not None:
         yield "Time per sample", duration(data.seconds_per_sample), "How long it takes to draw one sample here."
     if data.training_seconds is not None:
         yield "Training time", duration(data.training_seconds), "How long the training itself took."
+
+
+def _copies(data: ReportData) -> tuple[int, int] | None:
+    """Copies, and of how many samples: those that were measured, else those of the page; None where none were."""
+    measured, near = (data.metrics or {}).get("copy_rate"), data.neighbours
+    if measured is not None and measured.samples is not None:
+        return round(measured.value * measured.samples), measured.samples
+    if near is not None and near.copies is not None:
+        return near.copies, len(near.sample_distances)
+    return None
 
 
 def _shown(key: str, value: float) -> str:
@@ -56,7 +62,8 @@ def metrics(data: ReportData) -> Html:
 def _metric_row(key: str, metric: Metric) -> list[str]:
     text = metric_text(key)
     count = "–" if metric.samples is None else f"{metric.samples:,}"
-    return [text.title, number(metric.value), count, text.better or "–", metric.note or "–"]
+    value = number(metric.value) + ("" if metric.error is None else f" ± {metric.error:.2g}")
+    return [text.title, value, count, text.better or "–", metric.note or "–"]
 
 
 def protocol(data: ReportData) -> Html:

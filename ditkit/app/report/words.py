@@ -109,4 +109,38 @@ METRICS = {
         "higher",
         fraction=True,
     ),
+    "density": MetricText(
+        "Density",
+        "How densely real images lie around the samples, 1 being as densely as around real ones.",
+        "higher",
+    ),
+    "coverage": MetricText(
+        "Coverage",
+        "Share of real images with a sample among their nearest neighbours.",
+        "higher",
+        fraction=True,
+    ),
+    "classifier_score": MetricText("Classifier score", "The Inception Score of the classifier's answers.", "higher"),
+    "fid": MetricText("FID", "Fréchet distance in Inception's features.", "lower"),
+    "sfid": MetricText("sFID", "Fréchet distance in Inception's spatial features.", "lower"),
+    "kid": MetricText("KID", "Squared MMD in Inception's features, unbiased.", "lower"),
+    "inception_score": MetricText("Inception Score", "Sharp answers, and many different ones.", "higher"),
+    "fd_dinov2": MetricText("FD-DINOv2", "Fréchet distance in DINOv2's features.", "lower"),
+    "kd_dinov2": MetricText("KD-DINOv2", "Squared MMD in DINOv2's features, unbiased.", "lower"),
+    "fd_clip": MetricText("FD-CLIP", "Fréchet distance in CLIP's features.", "lower"),
+    "kd_clip": MetricText("KD-CLIP", "Squared MMD in CLIP's features with a cubic kernel, unbiased.", "lower"),
+    "cmmd": MetricText("CMMD", "1,000 times the squared MMD in CLIP's features with a Gaussian kernel.", "lower"),
+    "clip_score": MetricText("CLIP score", "How well images fit their captions, by CLIP.", "higher"),
+    "bits_per_dim": MetricText("Bits per dimension", "What real images cost under the model.", "lower"),
+    "psnr": MetricText("PSNR (dB)", "How near reconstructions come to their images, pixel by pixel.", "higher"),
+    "ssim": MetricText("SSIM", "How alike images and reconstructions are in structure; 1 is the same.", "higher"),
+    "lpips": MetricText("LPIPS", "Distance of images and reconstructions in VGG's features.", "lower"),
+    "rfrechet_distance": MetricText("rFID in own features", "Fréchet distance of reconstructions to images.", "lower"),
+    "rfid": MetricText("rFID", "FID of reconstructions to their images.", "lower"),
+    "copy_rate": MetricText("Copies", "Share of samples that repeat a training image.", "lower", fraction=True),
+    "copy_rate_in_features": MetricText(
+        "Copies in features", "The same by the distance of features.", "lower", fraction=True
+    ),
 }
+HEADLINE = ("class_accuracy", "classifier_heldout_accuracy", "frechet_distance", "precision", "recall")
+"""Metrics that stand at the head of a page, where they were measured."""

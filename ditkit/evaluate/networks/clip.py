@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ditkit.evaluate.networks.hub import HubModel, normalised
+from ditkit.evaluate.networks.hub import HubModel, library, normalised
 from ditkit.evaluate.networks.network import NetworkProtocol, Taps, exact_float32
 from ditkit.evaluate.networks.weights import weights_hash
 
@@ -40,6 +40,7 @@ class CLIP:
             resizing=f"{SIZE}x{SIZE}, bicubic with antialiasing",
             values="(x / 255 - mean) / std of CLIP",
             features="projected embedding of length 1",
+            library=library(),
         )
 
     @classmethod

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ditkit.evaluate.networks.hub import HubModel, normalised
+from ditkit.evaluate.networks.hub import HubModel, library, normalised
 from ditkit.evaluate.networks.network import NetworkProtocol, Taps, exact_float32
 from ditkit.evaluate.networks.weights import weights_hash
 
@@ -38,6 +38,7 @@ class DINOv2:
             resizing=f"{SIZE}x{SIZE}, bicubic with antialiasing",
             values="(x / 255 - mean) / std of ImageNet",
             features="class token after the last norm",
+            library=library(),
         )
 
     @classmethod

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ditkit.base.errors import UserError
 from ditkit.base.files import expanded
 from ditkit.evaluate.networks.network import as_rgb
 from ditkit.evaluate.networks.resize import bicubic
+from ditkit.evaluate.networks.weights import WITHOUT
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,17 @@ class HubModel:
             return getattr(transformers, kind).from_pretrained(
                 str(expanded(given)) if given else self.repository, local_files_only=True
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise UserError(
-                f"no weights for the feature network {self.network!r} ({' '.join(str(error).split())[:80]}): expected "
-                f"model.safetensors of {self.repository} in the hub's cache (hf download {self.repository}), or a "
-                f"folder with it in {self.variable}; {self.gives} need it, all others run in the space 'self'"
+                f"no usable weights for the feature network {self.network!r} ({' '.join(str(error).split())[:80]}): "
+                f"expected model.safetensors of {self.repository} in the hub's cache (hf download {self.repository}), "
+                f"or a folder with it and config.json in {self.variable}; {self.gives} need it, {WITHOUT}"
             ) from None
+
+
+def library() -> str:
+    """The library that the models run in, with its version, for the protocol."""
+    return f"transformers {importlib.import_module('transformers').__version__}"
 
 
 def normalised(images: Tensor, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

@@ -32,6 +32,7 @@ class NetworkProtocol:
 
     weights: SHA-256 of the names, types and values of the weights. resizing: how images reach the network's size.
     values: what pixels 0..255 become. features: which layer.
+    library: whose code runs the network.
     """
 
     network: str
@@ -40,6 +41,7 @@ class NetworkProtocol:
     values: str
     features: str
     dtype: str = "float32"
+    library: str = "ditkit"
 
 
 class FeatureNetwork(Protocol):

@@ -14,6 +14,12 @@ from ditkit.base.errors import UserError
 from ditkit.base.files import expanded
 from ditkit.evaluate.images import fingerprint
 
+WITHOUT = (
+    "frechet_distance, kernel_distance, precision, recall, density, coverage and class_accuracy run without it in the "
+    "feature space 'self'"
+)
+"""Which scores need no pretrained network, for the message of one's absence."""
+
 
 @dataclass(frozen=True)
 class Published:
@@ -41,8 +47,7 @@ class Published:
             raise UserError(
                 f"no weights for the feature network {self.network!r}: expected the file {self.file} in "
                 f"{hub_checkpoints()}, or its path in {self.variable}; get it from {self.url} ({self.gives} need it; "
-                "frechet_distance, kernel_distance, precision, recall, density, coverage and class_accuracy run "
-                "without it in the feature space 'self')"
+                f"{WITHOUT})"
             )
         found = expanded(given)
         found = found / self.file if found.is_dir() else found

@@ -5,14 +5,14 @@ from __future__ import annotations
 from ditkit.evaluate.classifier import Classifier
 from ditkit.evaluate.measured import Measured, Score
 from ditkit.evaluate.requirements import score
+from ditkit.evaluate.statistics import BINOMIAL, binomial_error
 
 
 @score(samples=("hits",))
 def class_accuracy(measured: Measured) -> dict[str, Score]:
     """Fraction of samples that the classifier gives the class they were drawn for; nothing without classes."""
     hits = measured.generated["hits"]
-    error = hits.standard_error if hits.count > 1 else None
-    return {"class_accuracy": Score(hits.value, hits.count, standard_error=error)}
+    return {"class_accuracy": Score(hits.value, hits.count, binomial_error(hits.value, hits.count), BINOMIAL)}
 
 
 @score()
@@ -21,7 +21,8 @@ def classifier_heldout_accuracy(measured: Measured) -> dict[str, Score]:
     network = measured.network
     if not isinstance(network, Classifier) or network.num_classes is None:
         return {}
-    return {"classifier_heldout_accuracy": Score(network.heldout_accuracy, network.heldout_samples)}
+    accuracy, n = network.heldout_accuracy, network.heldout_samples
+    return {"classifier_heldout_accuracy": Score(accuracy, n, binomial_error(accuracy, n), BINOMIAL)}
 
 
 @score(samples=("entropies",), fewest=100, enough=5000, bias="the score is biased downwards")
@@ -32,4 +33,4 @@ def inception_score(measured: Measured) -> dict[str, Score]:
     """
     scores = measured.generated["entropies"].scores
     error = scores.std(correction=1).item() / len(scores) ** 0.5
-    return {"inception_score": Score(scores.mean().item(), measured.generated.count, standard_error=error)}
+    return {"inception_score": Score(scores.mean().item(), measured.generated.count, error, f"{len(scores)} splits")}

@@ -6,6 +6,7 @@ from ditkit.evaluate import kernels
 from ditkit.evaluate.measured import Measured, Score
 from ditkit.evaluate.networks.clip import CLIP
 from ditkit.evaluate.requirements import score
+from ditkit.evaluate.statistics import INFLUENCE, SPREAD
 
 
 @score(samples=("features",), reference=("features",), fewest=2, enough=1000, bias="the distance is biased upwards")
@@ -13,8 +14,11 @@ def cmmd(measured: Measured) -> dict[str, Score]:
     """CMMD (see ``kernels.clip_mmd``); nothing in other networks' spaces, whose scale its kernel does not fit."""
     if not isinstance(measured.network, CLIP):
         return {}
-    value = kernels.clip_mmd(measured.generated.features, measured.real.features, progress=True)
-    return {"cmmd": Score(value, measured.generated.count)}
+    generated, real = measured.generated.features, measured.real.features
+    value = kernels.clip_mmd(generated, real, progress=True)
+    kernel = kernels.rbf(kernels.CMMD_SIGMA)
+    error = kernels.CMMD_SCALE * kernels.mmd_standard_error(generated, real, kernel, progress=True)
+    return {"cmmd": Score(value, measured.generated.count, error, INFLUENCE)}
 
 
 @score(samples=("captions",))
@@ -22,4 +26,4 @@ def clip_score(measured: Measured) -> dict[str, Score]:
     """100 times the mean cosine of image and caption, negative ones as 0 (Hessel et al. 2021, arXiv:2104.08718)."""
     found = measured.generated["captions"]
     error = 100 * found.standard_error if found.count > 1 else None
-    return {"clip_score": Score(100 * found.value, found.count, standard_error=error)}
+    return {"clip_score": Score(100 * found.value, found.count, error, None if error is None else SPREAD)}

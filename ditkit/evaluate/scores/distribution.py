@@ -1,12 +1,22 @@
-"""Scores of the distribution as a whole."""
+"""Scores of the distribution as a whole.
+
+Standard errors are those of drawing other samples: the reference is taken as given.
+"""
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from ditkit.evaluate import kernels
-from ditkit.evaluate.frechet import frechet_gaussian, frechet_standard_error
+from ditkit.evaluate.features import gaussian_of
+from ditkit.evaluate.frechet import Gaussian, frechet_gaussian, frechet_standard_error
+from ditkit.evaluate.jackknife import GROUPS, left_out, standard_error
 from ditkit.evaluate.measured import Measured, Score
 from ditkit.evaluate.neighbours import reach
 from ditkit.evaluate.requirements import score
+from ditkit.evaluate.statistics import BINOMIAL, INFLUENCE, SPREAD, binomial_error
+
+JACKKNIFE = f"jackknife of {GROUPS} groups"
 
 
 def ten_for_each(quantity: str):
@@ -15,33 +25,51 @@ def ten_for_each(quantity: str):
 
 
 @score(
-    samples=("moments",), reference=("moments",), fewest=2, enough=ten_for_each("moments"),
-    bias="the distance is biased upwards", errors=("features",),
+    samples=("moments",), reference=("moments",), errors=("features",), fewest=2, enough=ten_for_each("moments"),
+    bias="the distance is biased upwards",
 )  # fmt: skip
 def frechet_distance(measured: Measured) -> dict[str, Score]:
     """Fréchet distance between real and generated features (see ``frechet.frechet_gaussian``)."""
-    real, generated = measured.real.gaussian, measured.generated.gaussian
-    distance = frechet_gaussian(real, generated)
-    known = "features" in measured.generated.held and measured.generated.count > len(generated.mean)
-    error = frechet_standard_error(real, generated, measured.generated.features) if known else None
-    return {"frechet_distance": Score(distance, measured.generated.count, standard_error=error)}
+    side = measured.generated
+    features = side.features if "features" in side.held else None
+    return {"frechet_distance": frechet_score(measured.real.gaussian, side.gaussian, side.count, features)}
 
 
 @score(
-    samples=("spatial",), reference=("spatial",), fewest=2, enough=ten_for_each("spatial"),
+    samples=("spatial",), reference=("spatial",), errors=("spatial_rows",), fewest=2, enough=ten_for_each("spatial"),
     bias="the distance is biased upwards",
 )  # fmt: skip
 def spatial_frechet_distance(measured: Measured) -> dict[str, Score]:
     """Fréchet distance between real and generated spatial features (Nash et al. 2021, arXiv:2103.03841)."""
-    distance = frechet_gaussian(measured.real.spatial_gaussian, measured.generated.spatial_gaussian)
-    return {"spatial_frechet_distance": Score(distance, measured.generated.count)}
+    side = measured.generated
+    rows = side["spatial_rows"].rows if "spatial_rows" in side.held else None
+    found = frechet_score(measured.real.spatial_gaussian, side.spatial_gaussian, side.count, rows)
+    return {"spatial_frechet_distance": found}
+
+
+def frechet_score(real: Gaussian, generated: Gaussian, count: int, features: Tensor | None) -> Score:
+    """The distance with its standard error by the features (N, D) of the samples, without one where they are None.
+
+    By their influence where the covariance can be inverted; else by leaving groups out, which needs none.
+    """
+    distance = frechet_gaussian(real, generated)
+    if features is None:
+        return Score(distance, count)
+    if count > len(generated.mean):
+        return Score(distance, count, frechet_standard_error(real, generated, features), INFLUENCE)
+    if count < 2 * GROUPS:
+        return Score(distance, count)
+    replicates = left_out(lambda rows: frechet_gaussian(real, gaussian_of(rows)), features)
+    return Score(distance, count, standard_error(replicates), JACKKNIFE)
 
 
 @score(samples=("features",), reference=("features",), fewest=20)
 def kernel_distance(measured: Measured) -> dict[str, Score]:
     """Unbiased MMD^2 of a cubic kernel over 100 subsets of 1,000 (see ``kernels.kernel_distance``)."""
-    found = kernels.kernel_distance(measured.generated.features, measured.real.features, progress=True)
-    return {"kernel_distance": Score(found.mean, measured.generated.count, standard_error=found.standard_error)}
+    generated, real = measured.generated.features, measured.real.features
+    value = kernels.kernel_distance(generated, real, progress=True).mean
+    error = kernels.mmd_standard_error(generated, real, kernels.polynomial, progress=True)
+    return {"kernel_distance": Score(value, measured.generated.count, error, INFLUENCE)}
 
 
 @score(
@@ -51,24 +79,19 @@ def kernel_distance(measured: Measured) -> dict[str, Score]:
 def neighbourhoods(measured: Measured) -> dict[str, Score]:
     """Precision and recall with k = 3, density and coverage with k = 5 (see ``neighbours.reach``)."""
     real, generated = measured.real.features, measured.generated.features
-    n, m = len(real), len(generated)
-    ks = [3, 5] if min(n, m) > 5 else [3]
+    m = len(generated)
+    ks = [3, 5] if min(len(real), m) > 5 else [3]
     found = reach(real, generated, ks, progress=True)
     precision, recall = found[0].precision_recall
     scores = {
-        "precision": Score(precision, m, standard_error=binomial_error(precision, m)),
-        "recall": Score(recall, m, standard_error=binomial_error(recall, n)),
+        "precision": Score(precision, m, binomial_error(precision, m), BINOMIAL),
+        "recall": Score(recall, m, found[0].recall_error, JACKKNIFE),
     }
     for wide in found[1:]:
         density, coverage = wide.density_coverage
         spread = (wide.around_generated / wide.k).double().std().item()
         scores |= {
-            "density": Score(density, m, standard_error=spread / m**0.5),
-            "coverage": Score(coverage, m, standard_error=binomial_error(coverage, n)),
+            "density": Score(density, m, spread / m**0.5, SPREAD),
+            "coverage": Score(coverage, m, wide.coverage_error, JACKKNIFE),
         }
     return scores
-
-
-def binomial_error(fraction: float, n: int) -> float:
-    """Standard error of a fraction of n independent draws; not 0 where all or none of them count."""
-    return (max(fraction * (1 - fraction), 0.25 / n) / n) ** 0.5

@@ -99,6 +99,6 @@ def precision_recall(k: int, found: Reach, real: Tensor, generated: Tensor) -> d
         f"prc.k{k}.radii_1": radii[1].float(),
         f"prc.k{k}.radii_2": radii[2].float(),
         f"prc.k{k}.generated_in_real": found.around_generated > 0,
-        f"prc.k{k}.real_in_generated": found.around_real > 0,
+        f"prc.k{k}.real_in_generated": found.around_real.sum(0) > 0,
         f"prc.k{k}.min_relative_margin": number(margin),
     }
