@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -119,7 +119,7 @@ def _run(options: Options, place: str, workers: Workers) -> int:
     if options.npz is not None and sets > 1:
         raise UserError(f"--npz {options.npz} is one file for {sets} sets of samples: measure one at a time")
     device = workers.device(options.device or run.recipe.train.device)
-    with _work(options.out or run.folder, workers) as work:
+    with working(options.out or run.folder, workers) as work:
         with workers.leader_first():
             model = load_model(run, step, device=device)
             against = measuring.reference(model, options.reference, _space(options))
@@ -147,7 +147,7 @@ def _files(options: Options, place: str, workers: Workers) -> int:
     samples, device = FileSamples.open(place), build.device(workers.device(options.device or "auto"))
     samples.numbered(classes_of(options.reference))  # an unknown class is said before long work
     out = options.out or Path(place).with_name(f"{Path(place).stem}-evaluation")
-    with _work(out, workers) as work:
+    with working(out, workers) as work:
         with workers.leader_first():
             against = open_reference(
                 options.reference,
@@ -169,8 +169,8 @@ def _space(options: Options) -> Any:
 
 
 @contextlib.contextmanager
-def _work(out: Path, workers: Workers) -> Any:
-    """The call's folder for what is not done yet; no other call may be at it."""
+def working(out: Path, workers: Workers) -> Iterator[Work]:
+    """The call's folder, below that of its results, for what is not done yet. UserError where another is at it."""
     from ditkit.app.evaluating import WORK, Work
     from ditkit.base.files import alone
 
