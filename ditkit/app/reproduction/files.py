@@ -34,9 +34,9 @@ class MissingFilesError(UserError):
         """The same, a line for each file."""
         width = max(len(file.file) for file in self.missing)
         rows = [f"  {file.file:<{width}}  {file.url}" for file in self.missing]
-        own = [f"{file.file} may be named by {file.variable} too" for file in self.missing if file.variable]
-        looked = f"looked in {', '.join(map(str, self.places))}"
-        return "\n".join([f"{self.title}:", *rows, f"{self.remedy};", *own, looked])
+        own = [f"{file.variable} may name {file.file} itself; " for file in self.missing if file.variable]
+        looked = f"{''.join(own)}looked in {', '.join(map(str, self.places))}"
+        return "\n".join([f"{self.title}:", *rows, self.remedy, looked])
 
 
 def _are(files: Sequence[File]) -> str:
