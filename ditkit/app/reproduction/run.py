@@ -16,6 +16,7 @@ from ditkit.app.run import Model, check_sampling
 from ditkit.app.samples import Plan
 from ditkit.base.files import write_json
 from ditkit.base.workers import Workers
+from ditkit.evaluate.networks.network import exact_float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +72,8 @@ def reproduce(
     plan = _plan(protocol, asked)
     labels = [set_label(r + 1, asked.repeats) for r in range(asked.repeats)]
     of = digests[pinned.weights]
-    metrics = evaluate_model(model, plan, against, work, workers, of=of, npz=asked.npz, labels=labels)
+    with exact_float32():  # a GPU's default rounds the autoencoder's convolutions
+        metrics = evaluate_model(model, plan, against, work, workers, of=of, npz=asked.npz, labels=labels)
     return _concluded(protocol, plan.num, metrics, digests, asked.out) if metrics is not None else None
 
 
