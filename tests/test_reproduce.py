@@ -139,7 +139,7 @@ def test_a_kill_while_drawing_loses_one_part(trial: Trial, tmp_path: Path, monke
         return draw(self, seeds, *args, **kwargs)
 
     mine, out = own(tmp_path / "p", num=300, recipe={"sample": {"steps": "2"}}), tmp_path / "out"
-    assert trial(["reproduce", mine, "--out", out], at=["ditkit.evaluate.parts.save_file", 3])["code"] == -9
+    assert trial(["reproduce", mine, "--out", out], at=["ditkit.evaluate.parts.atomic_file", 3])["code"] == -9
     assert not (out / "reproduce.json").exists()
     monkeypatch.setattr(Model, "draw", counted)
     ditkit("reproduce", mine, "--out", out)
@@ -312,9 +312,7 @@ def test_a_bad_protocol_gets_one_line(text: str, words: list[str], tmp_path: Pat
 
 
 def test_an_unknown_name_has_a_nearest() -> None:
-    assert_refused(
-        ditkit("reproduce", "dit-xl-2-256-cfg1.50"), "did you mean 'dit-xl-2-256-cfg1.5'"
-    )
+    assert_refused(ditkit("reproduce", "dit-xl-2-256-cfg1.50"), "did you mean 'dit-xl-2-256-cfg1.5'")
 
 
 def test_a_score_agrees_within_its_tolerance_and_must_be_a_number() -> None:

@@ -57,7 +57,7 @@ class Options:
     labels: Literal["balanced", "random"] = "balanced"
     """balanced: each class in turn; random: each class as likely, drawn from the seed."""
     network: str = "self"
-    """Feature network: inception, dinov2, clip, or self, a classifier trained on the reference."""
+    """Feature network: inception, dinov2, clip, pixels (of small images), or self, a classifier of the reference."""
     network_weights: str | None = None
     """The feature network's file or folder; None: where it looks for them."""
     scores: tuple[str, ...] | None = None

@@ -96,6 +96,7 @@ def _concluded(
     protocol: Protocol, num: int, metrics: dict[str, Any], digests: dict[File, str], out: Path
 ) -> Reproduction:
     """The verdict, written to reproduce.json with all that it hangs on; metrics.json as ditkit evaluate writes it."""
+    write_json(out / "metrics.json", metrics)
     checked = verdict.checks(protocol.pinned, metrics)
     content = {
         "name": protocol.name,
@@ -107,6 +108,5 @@ def _concluded(
         "files": {file.file: {"sha256": digest, "pinned": file.sha256} for file, digest in digests.items()},
         "measured": metrics,
     }
-    write_json(out / "metrics.json", metrics)
     write_json(out / "reproduce.json", content)
     return Reproduction(protocol, num, checked, content)
