@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ditkit.base import rng
-from ditkit.base.errors import NotFiniteError, UserError
+from ditkit.base.errors import DivergedError, NotFiniteError
 from ditkit.condition import Condition
 from ditkit.process.denoiser import Conditional, Denoise
 from ditkit.process.path import over
@@ -39,7 +39,7 @@ def trajectory(
     """The states of one batch from ts[0] to ts[-1]; x has len(seeds) rows.
 
     condition: of the rows, in order. shape: (C, H, W). solver: one of ditkit.solvers, its options bound.
-    UserError: a state that is not finite, with the step and the seed of its sample.
+    DivergedError: a state that is not finite, with the step and the seed of its sample.
     """
     real = len(seeds)
     padded = [*seeds, *[seeds[-1]] * (-real % ROWS)]
@@ -57,7 +57,7 @@ def trajectory(
             yield State(state.x[:real], state.t, state.said[:real])
             step += 1
     except NotFiniteError as error:
-        raise UserError(f"step {step}: the sample of seed {padded[error.row]} {error.said}") from None
+        raise DivergedError(f"step {step}: the sample of seed {padded[error.row]} {error.said}") from None
 
 
 def _check_finite(state: State) -> None:
@@ -83,7 +83,7 @@ def sample(
     """Samples, (len(seeds), C, H, W) float32 on the CPU; row i depends on seeds[i] and its condition alone.
 
     progress: the progress bar's label, None for none. how: solver, guide and device, as in ``trajectory``.
-    UserError: see ``trajectory``.
+    DivergedError: see ``trajectory``.
     """
     done = []
     total = len(seeds) * (len(ts) - 1)

@@ -1,7 +1,7 @@
 """CIFAR-10 in the latents of recipes/autoencoder_cifar10.py (4x8x8): twenty minutes on two CPU cores.
 
-    ditkit encode --data CIFAR10.zip --autoencoder runs/ae-cifar10 --out stores/cifar10
-    ditkit train cifar10_latent --data stores/cifar10 --out runs/cifar10-latent
+ditkit encode --data CIFAR10.zip --autoencoder runs/ae-cifar10 --out stores/cifar10
+ditkit train cifar10_latent --data stores/cifar10 --out runs/cifar10-latent
 """
 
 from ditkit.app.recipe import Data, Measuring, Model, Process, Recipe, Sampling

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ditkit.app import build
 from ditkit.app.recipe import Sampling
 from ditkit.app.run import Model, load_model, open_run
 from ditkit.condition import Condition
@@ -25,7 +24,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def draw(model: Model, **settings: object) -> torch.Tensor:
     """What is diffused, of four seeds and classes, not rounded."""
     sampling = Sampling(guidance=1.5, **settings)  # type: ignore[arg-type]
-    ts = build.grid(sampling, model.denoiser.path)
+    ts = model.grid(sampling)
     condition = Condition(label=model.labels(4))
     return sample(model.denoiser, condition, range(4), model.latent_shape, ts, **model.how(sampling))
 

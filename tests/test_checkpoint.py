@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
+from ditkit.base import tensors as tensor_files
 from ditkit.base.errors import UserError
 from ditkit.base.files import atomic_folder, clear_leftovers
 from ditkit.train import checkpoint
@@ -200,13 +201,13 @@ def assert_full(code: int, err: list[str], place: str) -> None:
 def test_no_space_for_a_checkpoint(pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, calls = tmp_path / "r", []
 
-    def sometimes(tensors: Any, path: Path) -> None:
+    def sometimes(tensors: Any, path: Path, *metadata: Any) -> None:
         calls.append(path)
         if len(calls) == 7:  # in the middle of the second checkpoint
             _full()
-        save_file(tensors, path)
+        save_file(tensors, path, *metadata)
 
-    monkeypatch.setattr(checkpoint, "save_file", sometimes)
+    monkeypatch.setattr(tensor_files, "save_file", sometimes)
     said = train(pets, run)
     assert_full(said.code, said.err, "step-0000004")
     assert [p.name for p in (run / "checkpoints").iterdir()] == ["step-0000002"]
@@ -219,10 +220,10 @@ def test_no_space_for_a_checkpoint(pets: Path, tmp_path: Path, monkeypatch: pyte
 def test_other_errors_of_the_library_are_not_taken_for_a_full_device(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(tensors: Any, path: Path) -> None:
+    def fail(*args: Any) -> None:
         raise SafetensorError("something else")
 
-    monkeypatch.setattr(checkpoint, "save_file", fail)
+    monkeypatch.setattr(tensor_files, "save_file", fail)
     with pytest.raises(SafetensorError, match="something else"):
         checkpoint.save(tmp_path, 1, TENSORS, {})
     assert not checkpoint.steps(tmp_path)
@@ -274,3 +275,13 @@ def test_a_device_that_is_really_full(left: int, small_device: Path, pets: Path,
     made(train(pets, tmp_path / "whole", "--train.steps", 6))
     assert_same_tensors(weights(run), weights(tmp_path / "whole"))
     assert losses(run) == losses(tmp_path / "whole")
+
+
+def test_who_may_read_the_folder_may_read_the_weights(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        checkpoint.save(tmp_path, 1, TENSORS, {})
+    finally:
+        os.umask(before)
+    modes = {path.suffix: path.stat().st_mode & 0o777 for path in checkpoint.latest(tmp_path).iterdir()}
+    assert modes == {".safetensors": 0o640, ".json": 0o640}

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from ditkit.app import build
-from ditkit.base import rng
+from ditkit.app.recipe import Process, Sampling
+from ditkit.base import registry, rng
 from ditkit.base.errors import UserError
 from ditkit.condition import Condition
 from ditkit.process.denoiser import Denoise, Denoised
@@ -160,6 +161,23 @@ def test_a_state_that_is_not_finite_is_named_by_step_and_seed(solver: Solver):
     if [state.t for state in solver(DATA.on(PATHS["vp"]), noise(0), ts, noise=noise)] == ts[1:].tolist():
         # said to be broken at 0.4 first, a stage of the step there at the earliest
         assert str(error.value).split(":")[0] in ("step 2", "step 3")
+
+
+BUILT = [(path, row) for path in build.known("path") for row in build.known("prediction")]
+IN_TIME = [name for name, grid in build.known("grid").items() if "t_max" in registry.options(grid)]
+
+
+@pytest.mark.parametrize(("path", "row"), BUILT, ids=lambda name: name)
+def test_every_pair_of_path_and_row_is_trained_and_drawn_from_by_default(path: str, row: str):
+    process = Process(path=path, prediction=row)
+    build.check_training(process)
+    for grid in IN_TIME:
+        build.check_sampling(process, Sampling(grid=grid))
+    prediction, denoise = build.prediction(process), DATA.on(build.path(process))
+    ts = build.grid(Sampling(), denoise.path, prediction.start(denoise.path))
+    check_near_the_data(end(build.solver(Sampling()), ReadAs(denoise, prediction), ts), len(ts) - 1)
+    # only a row that is singular at the noise alone leaves it out
+    assert (ts[0] < 1) == (row in ("eps", "score") and bool(is_noise(denoise.path, ONE)))
 
 
 @every_path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -188,3 +189,11 @@ def test_an_extra_inside_a_function_or_for_types_is_allowed(house: Path) -> None
     write(house, "train/a.py", "def plot():\n    import matplotlib.pyplot")
     write(house, "train/b.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import sklearn")
     assert breaches(house) == []
+
+
+def test_nothing_large_is_kept_in_the_repository() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    paths = [ROOT / name for name in listed.stdout.split("\0") if name]
+    assert not [str(path) for path in paths if path.is_file() and path.stat().st_size > 2**20]

@@ -85,6 +85,19 @@ def test_guidance_leads_away_from_the_null_or_from_a_negative_class(path: Gaussi
         close(path.mix(led.x0, led.eps, T), X)
 
 
+def test_without_guidance_the_network_is_asked_under_one_condition() -> None:
+    asked: list[int] = []
+    model = exact_model(VP())
+
+    def net(x: Tensor, time: Tensor, condition: Condition) -> Output:
+        asked.append(len(x))
+        return model.net(x, time, condition)
+
+    for scale in (1.0, 2.0):
+        guide(Sampling(guidance=scale), CLASSES)(dataclasses.replace(model, net=net))(X, T)
+    assert asked == [len(X), 2 * len(X)]
+
+
 def exact_classifier(path: GaussianPath, order: list[int]) -> NoisyClassifier:
     """p(k | x_t), its classes in another order than the model's."""
 
@@ -98,7 +111,9 @@ def exact_classifier(path: GaussianPath, order: list[int]) -> NoisyClassifier:
 def test_the_exact_classifier_makes_an_unconditional_model_conditional(path: GaussianPath) -> None:
     guides = Guides(classifier=exact_classifier(path, [0, 1, 2]))
     with torch.inference_mode():
-        close(said(Sampling(guidance=4.0), path, guides, classes=[]).eps, conditional(path))
+        led = said(Sampling(guidance=4.0), path, guides, classes=[])
+    close(led.eps, conditional(path))
+    close(path.mix(led.x0, led.eps, T), X)
 
 
 def test_classes_of_a_classifier_are_matched_by_name() -> None:
@@ -138,6 +153,8 @@ def test_an_unconditional_weak_model_is_what_the_null_would_be() -> None:
     weak = Guides(Led(exact_model(path, conditional=False)))
     led = said(Sampling(guidance=1.0, guidance_weak_scale=2.0), path, weak).eps
     close(led, said(Sampling(guidance=2.0), path).eps)
+    both = said(Sampling(guidance=3.0, guidance_weak_scale=2.0), path, weak).eps
+    close(both, said(Sampling(guidance=6.0), path).eps)  # null + 2 (null + 3 (c - null) - null)
 
 
 def test_outside_its_interval_nothing_guides() -> None:
@@ -223,7 +240,7 @@ def test_a_classifier_leads_conditional_and_unconditional_models(
     images = [drawn(run, tmp_path / str(i), *way) for i, way in enumerate(([], by, strong))]
     assert len(set(images)) == 3
     assert drawn(run, tmp_path / "off", *by, "--guidance-classifier-scale", 0) == images[0]
-    drawn(unconditional, tmp_path / "led", *strong, "--classes", "dog")
+    drawn(unconditional, tmp_path / "led", "--guidance", 1, *strong, "--classes", "dog")
     assert (tmp_path / "led" / "seed000003-class1.png").is_file()
     made(train(pets, tmp_path / "vp", "--process.path", "vp"))
     said = ditkit("sample", tmp_path / "vp", "--out", tmp_path / "s", *by)

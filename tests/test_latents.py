@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from ditkit.app import encoding, stored
 from ditkit.app.encoding import Job, encode
 from ditkit.app.run import load_model, open_run
+from ditkit.base import tensors as tensor_files
 from ditkit.base.errors import UserError
 from ditkit.base.files import alone
 from ditkit.base.pixels import from_uint8
@@ -333,7 +334,7 @@ def test_killed_many_times_equals_uninterrupted(
 
     for k in (1, 2, 3, 4, 2, 3):  # whole, but without its name yet
         kill(at=["os.replace", k])
-    kill(at=["ditkit.data.store.save_file", 2])
+    kill(at=["ditkit.base.tensors.save_file", 2])
     kill(at=["ditkit.data.store.sha256", 2])
     kill(at=["os.fsync", 3])
     assert codes == [-signal.SIGKILL] * 9
@@ -364,14 +365,14 @@ def begun(pets: Path, vae: Path, out: Path, monkeypatch: pytest.MonkeyPatch, sha
     """A store in which the device was full after so many shards."""
     calls: list[Path] = []
 
-    def sometimes(tensors: Any, path: Path) -> None:
+    def sometimes(tensors: Any, path: Path, *metadata: Any) -> None:
         calls.append(path)
-        if len(calls) > shards:
+        if len(calls) > shards + 1:  # the autoencoder is the first
             raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-        save_file(tensors, path)
+        save_file(tensors, path, *metadata)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "save_file", sometimes)
+        patch.setattr(tensor_files, "save_file", sometimes)
         return encoded(pets, vae, out)
 
 

@@ -22,6 +22,8 @@ from ditkit.data.images import load_images
 from ditkit.data.source import open_source
 from ditkit.objectives import weights as weights_module
 from ditkit.objectives.neighbours import BruteForce
+from ditkit.process.continuous import VP
+from ditkit.process.prediction import Eps
 from ditkit.train import checkpoint
 from tests.running import assert_same_tensors, ditkit, losses, made, train, weights
 
@@ -84,7 +86,7 @@ def test_all_are_among_the_pairs() -> None:
 @pytest.mark.parametrize("process", pairs(), ids=_name)
 def test_every_part_trains_on_the_command_line(process: Process, tmp_path: Path) -> None:
     out = tmp_path / "r"
-    said = train("digits", out, *FEW, *options(process), "--sample.grid", "log_snr")  # from just below t = 1
+    said = train("digits", out, *FEW, *options(process))
     if said.code:  # a pair without meaning says so before there is a run
         with pytest.raises(UserError):
             build.check_training(process)
@@ -92,6 +94,32 @@ def test_every_part_trains_on_the_command_line(process: Process, tmp_path: Path)
         return
     assert [step for step, *_ in losses(out)] == [1, 2, 3]
     assert np.isfinite([value for _, *values in losses(out) for value in values]).all()
+
+
+def test_a_weights_options_are_set_beside_it(pets: Path, tmp_path: Path) -> None:
+    def weighed(name: str, *words: object) -> list[tuple[int, float, float]]:
+        process = ["--process.path", "vp", "--process.objective-options", *words]
+        made(train(pets, tmp_path / name, *process, "--train.steps", 2))
+        return losses(tmp_path / name)
+
+    plain = weighed("plain", "weight", "min_snr")
+    assert weighed("same", "weight", "min_snr", "gamma", 5) == plain
+    low = weighed("low", "gamma", 1e-9, "weight", "min_snr")
+    # with so low a gamma the loss is proportional to it
+    assert 0 < low[0][1] < 1e-3 * plain[0][1]
+    made(ditkit("train", "--resume", tmp_path / "low", "--train.steps", 3))
+    assert losses(tmp_path / "low")[:2] == low
+
+
+@pytest.mark.parametrize("objective", [name for name in OBJECTIVES if "weight" in registry.options(OBJECTIVES[name])])
+def test_every_objective_hands_its_weight_its_options(objective: str) -> None:
+    options = {"weight": "edm", "sigma_data": 2.0, **_few(objective)}
+    made_of = build.objective(Process(objective=objective, objective_options=options), build.STANDINS)
+    weight = made_of.keywords["weight"]  # type: ignore[attr-defined]
+    t = torch.tensor([0.3, 0.8], dtype=torch.float64)
+    at = VP(), Eps(), t
+    torch.testing.assert_close(weight(*at), weights_module.edm(*at, sigma_data=2.0))
+    assert not torch.allclose(weight(*at), weights_module.edm(*at))
 
 
 # --- the history of losses ---

@@ -64,7 +64,14 @@ BAD_TRAINING = {
     "--process.objective simpl": ["unknown objective 'simpl'", "did you mean 'simple'?"],
     "--process.objective hybrid": ["hybrid", "--process.learned-variance"],
     "--process.objective-options vb 1": ["'vb'", "weight"],
+    "--process.objective-options weight min_snr gama 5": ["'gama'", "weight min_snr", "did you mean 'gamma'?"],
+    "--process.objective-options gamma 5": ["'gamma'", "objective simple with weight none"],
+    "--process.objective-options weight min_snr gamma much": ["gamma", "'much'", "number", "5.0"],
+    "--process.objective-options weight min_snr gamma 0": ["gamma 0", "expected above 0"],
+    "--process.prediction edm --process.prediction-options sigma_data 0": ["sigma_data 0", "expected above 0"],
     "--process.learned-variance --process.objective hybrid --process.objective-options vb 1": ["'vb'", "vb_weight"],
+    "--process.density-options high 1.5": ["training times from 0", "to 1.5", "low < high <= 1"],
+    "--process.density-options low 0.8 high 0.2": ["training times from 0.8 to 0.2", "low < high"],
     "--sample.solver ddimm": ["unknown solver 'ddimm'", "did you mean 'ddim'?"],
     "--sample.solver-options etta 1": ["'etta'", "did you mean 'eta'?"],
     "--sample.solver-options noise 1": ["'noise'", "expected one of eta"],
@@ -172,6 +179,8 @@ BAD_SAMPLING = {
     "--grid given --grid-options times 1000,500,0 --steps 2": ["time 1000", "expected 0 (data) to 1 (noise)"],
     "--grid given --grid-options times 0.5,-1 --steps 1": ["time -1", "expected 0 (data) to 1 (noise)"],
     "--grid given --grid-options times 1,nan,0 --steps 2": ["time nan", "expected 0 (data) to 1 (noise)"],
+    "--grid-options t_max 1.5": ["times from 1.5 to 0", "expected 1 >= t_max > t_min >= 0"],
+    "--grid-options t_min 1": ["times from 1 to 1", "expected 1 >= t_max > t_min >= 0"],
     "--grid given --grid-options times 1, --steps 1": ["'1,'", "expected numbers"],
     "--grid given --steps 1": ["times ''", "expected numbers", "such as 1,0.6,0.3,0"],
     "--grid given --grid-options times 1,0.5,0 --steps 5": ["steps 5", "3 times make 2 steps"],
@@ -206,6 +215,7 @@ BAD_SAMPLING = {
     "--guidance-classifier-scale 3": ["--guidance-classifier-scale 3.0", "without --guidance-classifier"],
     "--guidance 1 --guidance-negative cat": ["--guidance-negative cat does nothing", "--guidance other than 1"],
     "--guidance 1 --guidance-rescale 0.5": ["--guidance-rescale 0.5 does nothing", "--guidance other than 1"],
+    "--guidance 1 --guidance-interval 0 0.5": ["--guidance-interval 0.0 0.5 does nothing", "--guidance-classifier"],
 }
 
 
@@ -215,16 +225,18 @@ def test_sampling_is_refused(options: str, run: Path, tmp_path: Path) -> None:
     assert not contents(tmp_path)
 
 
-def test_a_pair_of_path_and_prediction_that_is_singular(pets: Path, tmp_path: Path) -> None:
-    pair, below = ["--process.path", "linear", "--process.prediction", "eps"], ["--sample.grid-options", "t_max", 0.99]
+def test_a_pair_that_is_singular_at_the_noise_begins_below_it_unless_it_is_told_not_to(
+    pets: Path, tmp_path: Path
+) -> None:
+    pair = ["--process.path", "linear", "--process.prediction", "eps"]
     words = ["'eps'", "'linear'", "singular at t = 1", "start the grid below it"]
-    assert_refused(train(pets, tmp_path / "r", *pair), *words)
+    assert_refused(train(pets, tmp_path / "r", *pair, "--sample.grid-options", "t_max", 1), *words)
     assert not contents(tmp_path)
-    made(train(pets, tmp_path / "r", *pair, *below))
-    said = ditkit("sample", tmp_path / "r", "--out", tmp_path / "s", "--grid-options", "t_max", 1, "--num", 2)
-    assert_refused(said, *words)
-    assert not (tmp_path / "s").exists()
+    made(train(pets, tmp_path / "r", *pair, "--train.sample-every", 4))
     made(ditkit("sample", tmp_path / "r", "--out", tmp_path / "s", "--num", 2))
+    for grid in (["--grid-options", "t_max", 1], ["--grid", "given", "--grid-options", "times", "1,0.5,0"]):
+        assert_refused(ditkit("sample", tmp_path / "r", "--out", tmp_path / "t", *grid, "--num", 2), *words)
+    assert not (tmp_path / "t").exists()
 
 
 def test_samples_that_are_not_finite_are_named_and_not_written(
@@ -251,6 +263,25 @@ def test_times_of_ones_own(run: Path, tmp_path: Path) -> None:
 def test_fewer_steps_than_a_solvers_order_lower_the_order(solver: str, steps: int, run: Path, tmp_path: Path) -> None:
     how = ["--solver", solver, "--grid", "karras", "--steps", steps]
     made(ditkit("sample", run, "--out", tmp_path / "s", "--num", 2, *how))
+
+
+@pytest.mark.parametrize(
+    "option", ["--guidance 3", "--guidance-rescale 0.5", "--guidance-channels 1", "--guidance-interval 0.2 0.5"]
+)
+def test_guidance_of_an_unconditional_model_is_not_silently_unused(
+    option: str, unconditional: Path, tmp_path: Path
+) -> None:
+    words = [option.split()[0], "does nothing", "unconditional", "leave the option out"]
+    for command in (["sample", unconditional, "--out", tmp_path / "s"], ["evaluate", unconditional]):
+        assert_refused(ditkit(*command, *option.split()), *words)
+    assert_refused(ditkit("evaluate", unconditional, "--sweep.guidance", 1, 3), "--guidance 3", *words[1:])
+    assert not contents(tmp_path)
+
+
+def test_an_unconditional_model_may_be_told_to_go_without(unconditional: Path, tmp_path: Path) -> None:
+    made(ditkit("sample", unconditional, "--out", tmp_path / "s", "--num", 2, "--guidance", 1))
+    itself = ["--guidance-weak", unconditional, "--guidance-interval", 0.2, 0.5]
+    made(ditkit("sample", unconditional, "--out", tmp_path / "t", "--num", 2, *itself))
 
 
 def test_classes_of_an_unconditional_model(unconditional: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_killed_many_times_equals_uninterrupted(trial: Trial, pets: Path, tmp_pa
     go_on = ["train", "--resume", killed]
     delays = random.Random(0)
     outcomes = [
-        trial(start, at=["ditkit.train.checkpoint.save_file", 2]),  # in the middle of the first checkpoint
+        trial(start, at=["ditkit.base.tensors.save_file", 2]),  # in the middle of the first checkpoint
         trial(go_on, at=["os.replace", 2]),  # whole, but without its name yet
         trial(go_on, at=["ditkit.train.trainer.update", 13]),  # between checkpoints and records
         trial(go_on, at=["shutil.rmtree", 2]),  # while an old checkpoint is removed
@@ -47,7 +47,7 @@ def test_killed_many_times_equals_uninterrupted(trial: Trial, pets: Path, tmp_pa
 
 def test_half_written_checkpoint_is_none_and_is_cleared(trial: Trial, pets: Path, tmp_path: Path) -> None:
     start = ["train", "--data", pets, "--out", tmp_path / "r", *TINY]
-    outcome = trial(start, at=["ditkit.train.checkpoint.save_file", 7])
+    outcome = trial(start, at=["ditkit.base.tensors.save_file", 7])
     assert outcome["code"] == -signal.SIGKILL
     assert [p.name for p in checkpoint.steps(tmp_path / "r")] == ["step-0000002"]
     assert leftovers(tmp_path / "r")
@@ -72,7 +72,7 @@ def test_signals_stop_after_the_step_with_a_checkpoint(trial: Trial, name: str, 
     run = tmp_path / "stopped"
     start = ["train", "--data", pets, "--out", run, *TINY, *LONG]
     during = trial(start, at=["ditkit.train.trainer.update", 7], signal=name)
-    saving = trial(["train", "--resume", run], at=["ditkit.train.checkpoint.save_file", 6], signal=name)
+    saving = trial(["train", "--resume", run], at=["ditkit.base.tensors.save_file", 6], signal=name)
     assert during["code"] == saving["code"] == 130, (during, saving)
     assert f"stopped by {name}" in during["err"]
     assert f"ditkit train --resume {run}" in during["err"]

@@ -26,6 +26,7 @@ from ditkit.data.images import Examples
 from ditkit.data.store import is_store
 from ditkit.encoders.autoencoder import Autoencoder, encode_keyed
 from ditkit.guidance import Interval
+from ditkit.objectives import weights
 from ditkit.objectives.loss import Draws
 from ditkit.objectives.neighbours import References
 from ditkit.process.denoiser import Denoise, Denoised, Denoiser
@@ -141,7 +142,7 @@ Needs = Mapping[Any, Callable[[], Any]]
 def objective(process: Process, needs: Needs | None = None) -> Objective:
     """The objective that the recipe names, its options bound, and what else its signature declares, of ``needs``."""
     function = _find("objective", process.objective)
-    given = _options("objective", process.objective, function, process.objective_options)
+    given = _weighed(process.objective, function, process.objective_options)
     declared = get_type_hints(function)
     needs = needs or {}
     given |= {p.name: needs[declared[p.name]]() for p in registry.required(function) if p.kind is p.KEYWORD_ONLY}
@@ -150,16 +151,35 @@ def objective(process: Process, needs: Needs | None = None) -> Objective:
     return functools.partial(function, **given)
 
 
+def _weighed(name: str, function: Objective, given: Mapping[str, Any]) -> dict[str, Any]:
+    """An objective's options; those that its weight takes instead are bound to the weight: weight min_snr gamma 5."""
+    own = registry.options(function)
+    if "weight" not in own:
+        return _options("objective", name, function, given)
+    fitting = _options("objective", name, function, {k: v for k, v in given.items() if k in own})
+    called = fitting.get("weight", own["weight"].default)
+    weight = weights.find(called)
+    rest = {k: v for k, v in given.items() if k not in own}
+    for option in rest.keys() - registry.options(weight).keys():
+        raise unknown(f"option of objective {name} with weight {called}", option, [*own, *registry.options(weight)])
+    return {**fitting, "weight": functools.partial(weight, **_options("weight", called, weight, rest))}
+
+
 def solver(sampling: Sampling) -> Solver:
     """The solver that the settings name, its options bound."""
     function = _find("solver", sampling.solver)
     return functools.partial(function, **_options("solver", sampling.solver, function, sampling.solver_options))
 
 
-def grid(sampling: Sampling, path: Path) -> torch.Tensor:
-    """The times that the settings name, (K + 1,) float64 from noise to data."""
+def grid(sampling: Sampling, path: Path, start: float = 1.0) -> torch.Tensor:
+    """The times that the settings name, (K + 1,) float64 from noise to data.
+
+    start: where grids in t begin unless their options say otherwise (see Prediction.start).
+    """
     function = _find("grid", sampling.grid)
     given = _options("grid", sampling.grid, function, sampling.grid_options)
+    if "t_max" in registry.options(function):
+        given = {"t_max": start, **given}
     steps = sampling.steps.strip()
     if sampling.grid != "uniform" and not steps.isdecimal():
         raise UserError(f"--steps {steps}: the grid {sampling.grid} takes a number of steps")
@@ -170,7 +190,7 @@ def check_sampling(process: Process, sampling: Sampling) -> None:
     """Raises UserError for settings that cannot be drawn with, by one step without a network: before long work."""
     standin = _standin(process)
     Interval(standin, standin, *sampling.guidance_interval)
-    _check_drawing(standin, sampling)
+    _check_drawing(standin, sampling, standin.row.start(standin.path))
 
 
 def check_solver(path: Path, sampling: Sampling) -> None:
@@ -178,8 +198,8 @@ def check_solver(path: Path, sampling: Sampling) -> None:
     _check_drawing(_Echo(path), sampling)
 
 
-def _check_drawing(standin: Denoise, sampling: Sampling) -> None:
-    ts, x = grid(sampling, standin.path), torch.zeros(1, 1, 1, 1)
+def _check_drawing(standin: Denoise, sampling: Sampling, start: float = 1.0) -> None:
+    ts, x = grid(sampling, standin.path, start), torch.zeros(1, 1, 1, 1)
     next(solver(sampling)(standin, x, ts, noise=lambda k: x))
 
 
@@ -197,10 +217,16 @@ def evaluations(process: Process, sampling: Sampling) -> int:
     UserError for settings that cannot be drawn with. Solvers that choose their own steps by what they are told are to
     be counted with the network.
     """
-    counted, x = Counted(_standin(process)), torch.zeros(1, 1, 1, 1)
-    for _ in solver(sampling)(counted, x, grid(sampling, counted.path), noise=lambda k: x):
+    standin, x = _standin(process), torch.zeros(1, 1, 1, 1)
+    counted, ts = Counted(standin), grid(sampling, standin.path, standin.row.start(standin.path))
+    for _ in solver(sampling)(counted, x, ts, noise=lambda k: x):
         pass
     return counted.evaluations
+
+
+def adaptive(solver: str) -> bool:
+    """Whether a solver chooses its own steps by a tolerance, so that no number of evaluations can be set."""
+    return "rtol" in registry.options(_find("solver", solver))
 
 
 def check_training(process: Process) -> None:

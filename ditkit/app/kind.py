@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 from torch import nn
 
 from ditkit.app.run import Run, kind_of_run
+from ditkit.app.spending import Subject, Work
 from ditkit.base import registry
 from ditkit.data.images import Examples
 from ditkit.encoders.autoencoder import Autoencoder
@@ -46,6 +47,11 @@ class Kind(Protocol):
     @staticmethod
     def example(recipe: Any, facts: dict[str, Any]) -> tuple[Any, ...]:
         """Inputs of the network for one image, by which its cost is counted."""
+        ...
+
+    @staticmethod
+    def works(subject: Subject) -> list[Work]:
+        """What is done with the network, and what that takes (``ditkit cost``)."""
         ...
 
     def task(self, facts: dict[str, Any], images: Examples) -> Task[Any]:

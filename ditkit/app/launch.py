@@ -6,16 +6,18 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import tyro
 from pydantic.dataclasses import dataclass
 
 from ditkit.app.cli import parse
 from ditkit.app.recipe import AnyRecipe
-from ditkit.app.recipe_files import load_recipe
+from ditkit.app.recipe_files import R, load_recipe
 from ditkit.base.errors import UserError
 from ditkit.train.settings import STRICT
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -35,10 +37,7 @@ def launch(command: str, kind: type[Any], recipe: type[AnyRecipe], args: Sequenc
 
     kind: of the options, both a ``Where`` and the ``recipe`` that they override.
     """
-    name = args[0] if args and not args[0].startswith("-") else None
-    options = parse(kind, command, args, default=_defaults(kind, recipe, name))
-    if options.recipe != name:  # the recipe stands behind options
-        options = parse(kind, command, args, default=_defaults(kind, recipe, options.recipe))
+    options = over_recipe(command, kind, recipe, args)
     from ditkit.app import training
 
     if options.resume is not None:
@@ -48,12 +47,28 @@ def launch(command: str, kind: type[Any], recipe: type[AnyRecipe], args: Sequenc
             raise UserError("--data is missing: expected digits, a folder of images or a .zip of one")
         if options.out is None:
             raise UserError("--out is missing: expected the run's new folder, such as --out runs/first")
-        leaves = {field.name: getattr(options, field.name) for field in dataclasses.fields(recipe)}  # type: ignore[arg-type]
-        stopped = training.start(recipe(**leaves), options.out)
+        stopped = training.start(recipe_in(options, recipe), options.out)
     if stopped:
         run = options.resume or options.out
         print(f"stopped by {stopped}; nothing is lost, go on with: ditkit train --resume {run}", file=sys.stderr)
     return 130 if stopped else 0
+
+
+def over_recipe(command: str, kind: type[T], recipe: type[AnyRecipe], args: Sequence[str]) -> T:
+    """A command's options, with the leaves of the recipe that they name as defaults.
+
+    kind: of the options: they have a positional ``recipe`` and the leaves of a ``recipe``.
+    """
+    name = args[0] if args and not args[0].startswith("-") else None
+    options: Any = parse(kind, command, args, default=_defaults(kind, recipe, name))
+    if options.recipe != name:  # the recipe stands behind options
+        options = parse(kind, command, args, default=_defaults(kind, recipe, options.recipe))
+    return options
+
+
+def recipe_in(options: Any, recipe: type[R]) -> R:
+    """The recipe that a command's options (see ``over_recipe``) say."""
+    return recipe(**{field.name: getattr(options, field.name) for field in dataclasses.fields(recipe)})  # type: ignore[arg-type]
 
 
 def _limits(options: Any, args: Sequence[str]) -> dict[str, int | float | None]:

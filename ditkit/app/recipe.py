@@ -95,7 +95,7 @@ class Process(Noising):
     objective: Annotated[str, tyro.conf.arg(help_behavior_hint=named("objective"))] = "simple"
     """Name of an objective (ditkit info objectives); hybrid is for a learned variance."""
     objective_options: dict[str, str | float] = dataclasses.field(default_factory=dict)
-    """Options of the objective, such as weight min_snr or vb_weight 1."""
+    """Options of the objective and of its weight, such as weight min_snr gamma 5, or vb_weight 1."""
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ditkit.app.recipe import AnyRecipe, AutoencoderRecipe, ClassifierRecipe, Recipe
 from ditkit.base.errors import UserError, nearest
+from ditkit.base.registry import members
 
 R = TypeVar("R", bound=AnyRecipe)
 
@@ -103,6 +104,40 @@ def load_recipe(name: str, wanted: type[R] = Recipe) -> R:
 
     A denoiser's recipe where another kind is wanted gives what it says of that kind.
     """
+    path = _located(name)
+    if path.suffix in (".yaml", ".yml"):
+        text = read_text(path)
+        if kind_of(text, path) == Recipe.kind != wanted.kind:
+            return adopt(from_yaml(text, path), wanted)
+        return from_yaml(text, path, wanted)
+    recipe = _run(path)
+    if isinstance(recipe, wanted):
+        return recipe
+    if isinstance(recipe, ClassifierRecipe | AutoencoderRecipe):
+        raise UserError(
+            f"recipe {path} describes {_one(recipe.kind)}: expected {_one(wanted.kind)}; name a recipe of that kind"
+        )
+    if not isinstance(recipe, Recipe):
+        raise UserError(f"recipe {path} sets no `recipe`: expected `recipe = {wanted.__name__}(...)` in it")
+    return adopt(recipe, wanted)
+
+
+def load_any_recipe(name: str) -> AnyRecipe:
+    """The recipe of a name or file (see ``load_recipe``), of whatever kind it is."""
+    path = _located(name)
+    if path.suffix in (".yaml", ".yml"):
+        kind = kind_of(read_text(path), path)
+        return load_recipe(name, next((k for k in _kinds() if k.kind == kind), Recipe))
+    recipe = _run(path)
+    return load_recipe(name, next((k for k in _kinds() if isinstance(recipe, k)), Recipe))
+
+
+def _kinds() -> list[type[Any]]:
+    found = members("ditkit.app.recipe", lambda v: isinstance(v, type) and isinstance(getattr(v, "kind", None), str))
+    return [*found.values()]
+
+
+def _located(name: str) -> Path:
     path = Path(name)
     if not path.suffix:
         ready = ready_recipes()
@@ -113,27 +148,18 @@ def load_recipe(name: str, wanted: type[R] = Recipe) -> R:
         path = ready[name]
     if not path.is_file():
         raise UserError(f"recipe {name} does not exist: expected a .py or .yaml file, or a ready recipe's name")
-    if path.suffix in (".yaml", ".yml"):
-        text = read_text(path)
-        if kind_of(text, path) == Recipe.kind != wanted.kind:
-            return adopt(from_yaml(text, path), wanted)
-        return from_yaml(text, path, wanted)
+    return path
+
+
+def _run(path: Path) -> object:
+    """What a Python file sets as ``recipe``; None: nothing."""
     try:
-        recipe = runpy.run_path(str(path)).get("recipe")
+        return runpy.run_path(str(path)).get("recipe")
     except ValidationError as error:
         raise UserError(f"recipe {path}: {explain(error)}") from None
     except (Exception, SystemExit) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"recipe {path} cannot be run ({type(error).__name__}: {reason}): mend the file") from None
-    if isinstance(recipe, wanted):
-        return recipe
-    if isinstance(recipe, ClassifierRecipe | AutoencoderRecipe):
-        raise UserError(
-            f"recipe {path} describes {_one(recipe.kind)}: expected {_one(wanted.kind)}; name a recipe of that kind"
-        )
-    if not isinstance(recipe, Recipe):
-        raise UserError(f"recipe {path} sets no `recipe`: expected `recipe = {wanted.__name__}(...)` in it")
-    return adopt(recipe, wanted)
 
 
 def ready_recipes() -> dict[str, Path]:

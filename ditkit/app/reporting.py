@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ditkit.app import build, looking, measuring
+from ditkit.app import looking, measuring
 from ditkit.app.pictures import cells
 from ditkit.app.recipe_files import to_yaml
 from ditkit.app.report import GuidancePoint, Metric, Neighbours, ReportData, Trajectory, write_report
@@ -150,7 +150,7 @@ def _sweep(model: Model, against: measuring.Reference) -> list[GuidancePoint]:
 def _trajectory(model: Model, sampling: Any) -> Trajectory:
     known = model.names(sampling)
     labels = model.labels(5, range(len(known)))
-    ts = build.grid(sampling, model.denoiser.path)
+    ts = model.grid(sampling)
     seeds = range(5)
     states = list(
         trajectory(model.denoiser, Condition(label=labels), seeds, model.latent_shape, ts, **model.how(sampling))

@@ -218,7 +218,7 @@ class Model:
             Condition(label=labels),
             seeds,
             self.latent_shape,
-            build.grid(sampling, self.denoiser.path),
+            self.grid(sampling),
             batch_size=sampling.batch_size,
             progress=progress,
             **self.how(sampling),
@@ -231,6 +231,11 @@ class Model:
         rows = max(1, DECODED_AT_ONCE // (self.size[0] * self.size[1]))
         parts = tqdm(x.split(rows), desc="decoding", delay=2, leave=False, disable=progress is None)
         return torch.cat([to_uint8(self.autoencoder.decode(part.to(self.device))).cpu() for part in parts])
+
+    def grid(self, sampling: Sampling) -> torch.Tensor:
+        """The times that the settings mean for this model, (K + 1,) float64 from noise to data."""
+        path, row = self.denoiser.path, self.denoiser.prediction
+        return build.grid(sampling, path, row.start(path))
 
     def how(self, sampling: Sampling) -> dict[str, Any]:
         """What the settings mean to ditkit.sample: solver, guide, device."""

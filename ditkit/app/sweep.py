@@ -10,7 +10,7 @@ import numpy as np
 
 from ditkit.app.report.charts import Dots, Line, Linear, Mark
 from ditkit.app.report.svg import Whiskers, series, svg_chart
-from ditkit.app.report.words import metric_text
+from ditkit.app.report.words import aligned, metric_text
 from ditkit.base.files import write_json, write_text
 from ditkit.evaluate.protocol import differences
 
@@ -51,9 +51,7 @@ def sweep_table(results: Sequence[dict[str, Any]]) -> str:
     rows = [["Variant", *(metric_text(key).title for key in keys), "Protocol"]]
     for name, found in zip(named_variants(results), results, strict=True):
         rows.append([name, *(entry_text(found.get(key)) for key in keys), found["protocol_hash"][:12]])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["| " + " | ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+    return aligned(rows)
 
 
 def sweep_plot(results: Sequence[dict[str, Any]]) -> str:

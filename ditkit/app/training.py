@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,12 +71,27 @@ def check_apart(out: Path, source: str) -> None:
         raise UserError(f"--out {out} lies inside the data {source}, which it would change: choose a folder elsewhere")
 
 
-def start(recipe: AnyRecipe, out: Path) -> str | None:
-    """A new run; None when it is trained, else the signal that stopped it. Raises before any folder is made."""
+@dataclasses.dataclass(frozen=True)
+class Means:
+    """What a run is made with besides its recipe, so that several runs can share what takes time to read or measure.
+
+    kind: from the recipe to its kind of run. data: from the recipe and its autoencoder to examples and facts.
+    """
+
+    kind: Callable[[Any], Kind]
+    data: Callable[[AnyRecipe, Autoencoder], tuple[Examples, dict[str, Any]]] = read_data
+
+
+def start(recipe: AnyRecipe, out: Path, means: Means | None = None) -> str | None:
+    """A new run; None when it is trained, else the signal that stopped it. Raises before any folder is made.
+
+    means: None: of its own.
+    """
     check_new(out)
     check_apart(out, recipe.data.source)
-    kind = find_kind(recipe.kind)(recipe)
-    images, facts = read_data(recipe, kind.autoencoder)
+    means = means or Means(find_kind(recipe.kind))
+    kind = means.kind(recipe)
+    images, facts = means.data(recipe, kind.autoencoder)
     learned, _ = split(images, recipe)
     trainer = Trainer(kind.task(facts, learned), recipe.train)
     run = create(out, kind.settings)
@@ -87,23 +103,27 @@ def start(recipe: AnyRecipe, out: Path) -> str | None:
         return _train(run, kind, trainer, learned, facts)
 
 
-def resume(folder: Path, limits: dict[str, Any]) -> str | None:
-    """Goes on with a run from its newest checkpoint; ``limits``: new values of train.steps and train.minutes."""
-    run = open_run(folder, find_kind(kind_of_run(folder)).recipe)
+def resume(folder: Path, limits: dict[str, Any], means: Means | None = None) -> str | None:
+    """Goes on with a run from its newest checkpoint; ``limits``: new values of train.steps and train.minutes.
+
+    means: see ``start``.
+    """
+    found = find_kind(kind_of_run(folder))
+    run = open_run(folder, found.recipe)
     with run.alone():
         for place in (run.folder, run.folder / "checkpoints", run.samples):
             clear_leftovers(place)
-        return _go_on(run, limits)
+        return _go_on(run, limits, means or Means(found))
 
 
-def _go_on(run: Run[Any], limits: dict[str, Any]) -> str | None:
+def _go_on(run: Run[Any], limits: dict[str, Any], means: Means) -> str | None:
     recipe = dataclasses.replace(run.recipe, train=dataclasses.replace(run.recipe.train, **limits))
     folder, run = run.folder, Run(run.folder, recipe)
     found = open_checkpoint(checkpoint.latest(folder)) if checkpoint.steps(folder) else None
-    kind = find_kind(recipe.kind)(recipe)
+    kind = means.kind(recipe)
     if found:
         check_autoencoder(run, kind.autoencoder, found.about)
-    images, facts = read_data(recipe, kind.autoencoder)
+    images, facts = means.data(recipe, kind.autoencoder)
     if found and found.about["fingerprint"] != facts["fingerprint"]:
         raise UserError(f"data {facts['source']!r} changed since the run began: a resumed run needs the same images")
     learned, _ = split(images, recipe)

@@ -13,6 +13,10 @@ class UserError(ValueError):
     """
 
 
+class DivergedError(UserError):
+    """A training or what a model draws became infinite or NaN: others of the same kind may do well."""
+
+
 class NotFiniteError(UserError):
     """A number of a batch's sample became infinite or NaN.
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from ditkit.base.errors import UserError
-from ditkit.base.files import atomic_folder, system_errors, write_json
+from ditkit.base.files import atomic_folder, write_json
 from ditkit.base.registry import members
+from ditkit.base.tensors import save_tensors
 from ditkit.convert.autoencoder_diffusers import DiffusersAutoencoder
 from ditkit.convert.autoencoder_layout import AutoencoderLayout, arguments
 from ditkit.convert.files import read_state
@@ -87,8 +87,7 @@ def save_autoencoder(net: LatentAutoencoder, folder: Path) -> None:
     """
     theirs = DiffusersAutoencoder.from_ditkit(net.state_dict())
     with atomic_folder(folder) as temporary:
-        with system_errors(folder / WEIGHTS):
-            save_file({name: value.contiguous().cpu() for name, value in theirs.items()}, temporary / WEIGHTS)
+        save_tensors(theirs, temporary / WEIGHTS)
         write_json(temporary / CONFIG, config_of(net))
 
 

@@ -20,12 +20,12 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
-from safetensors.torch import save_file
 from torch import Tensor
 
 import ditkit
 from ditkit.base.errors import UserError
-from ditkit.base.files import atomic_file, expanded, remove_folder, sha256, system_errors, write_json
+from ditkit.base.files import atomic_file, expanded, remove_folder, sha256, write_json
+from ditkit.base.tensors import save_tensors
 
 FORMAT = "ditkit-latents-1"
 MANIFEST, PROGRESS, AUTOENCODER = "manifest.json", "progress", "autoencoder"
@@ -243,8 +243,8 @@ def read_record(store: Path, number: int) -> Record | None:
 def write_shard(store: Path, number: int, tensors: dict[str, Tensor], skipped: Sequence[tuple[str, str]]) -> Record:
     """Writes a shard (see the module) and then its record."""
     path = store / shard_name(number)
-    with atomic_file(path) as temporary, system_errors(path):
-        save_file(tensors, temporary)
+    with atomic_file(path) as temporary:
+        save_tensors(tensors, temporary)
     mean, std = (tensors[name].double() for name in ("mean", "std"))  # n 2 c h w
     record = Record(
         file=file_of(path),

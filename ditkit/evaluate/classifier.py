@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -19,6 +19,7 @@ from tqdm import tqdm
 from ditkit.base.errors import UserError
 from ditkit.base.files import atomic_folder, write_json
 from ditkit.base.rng import generator
+from ditkit.base.tensors import save_tensors
 from ditkit.evaluate import task as tasks
 from ditkit.evaluate.images import check_images, check_labels, fingerprint, to_float
 from ditkit.evaluate.networks.network import Taps
@@ -142,8 +143,7 @@ class Classifier:
     def save(self, folder: Path | str) -> None:
         """Writes ``network.safetensors`` and ``protocol.json`` to ``folder``, replacing what was there at once."""
         with atomic_folder(folder) as temporary:
-            state = {name: value.cpu().contiguous() for name, value in self.net.state_dict().items()}
-            save_file(state, temporary / "network.safetensors")
+            save_tensors(self.net.state_dict(), temporary / "network.safetensors")
             write_json(temporary / "protocol.json", dataclasses.asdict(self.protocol))
 
 

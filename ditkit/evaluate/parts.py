@@ -15,12 +15,13 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
 from ditkit.base.errors import UserError
-from ditkit.base.files import atomic_file, system_errors
+from ditkit.base.files import atomic_file
+from ditkit.base.tensors import save_tensors
 from ditkit.base.workers import ALONE, Workers
 from ditkit.evaluate.images import check_images, check_values
 from ditkit.evaluate.measured import Batch, Side
@@ -83,10 +84,10 @@ class Store:
         taps = {"features": part.taps.features, "logits": part.taps.logits, "spatial": part.taps.spatial}
         others = {"labels": part.labels, "prompts": part.prompts, "images": part.images}
         seconds = torch.tensor(part.seconds, dtype=torch.float64)
-        kept = {k: v.contiguous() for k, v in {**taps, **others, "seconds": seconds}.items() if v is not None}
+        kept = {k: v for k, v in {**taps, **others, "seconds": seconds}.items() if v is not None}
         path = self._path(part.rows)
-        with atomic_file(path) as temporary, system_errors(path):
-            save_file(kept, temporary, {KEY: self.fingerprint})
+        with atomic_file(path) as temporary:
+            save_tensors(kept, temporary, {KEY: self.fingerprint})
 
     def load(self, rows: range) -> Part:
         """Reads a part. Raises UserError where it is damaged."""

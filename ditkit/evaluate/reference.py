@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from ditkit.base.errors import UserError
 from ditkit.base.files import atomic_file
+from ditkit.base.tensors import save_tensors
 from ditkit.evaluate.measured import Side
 from ditkit.evaluate.networks.network import FeatureNetwork
 
@@ -46,7 +47,7 @@ def save_side(path: Path | str, side: Side, fingerprint: str) -> None:
     """Writes a side's statistics with the fingerprint of what they were measured on."""
     with atomic_file(path) as temporary:
         # Copies: statistics may share memory, which the format does not allow.
-        save_file({k: v.clone().contiguous() for k, v in side.state.items()}, temporary, {KEY: fingerprint})
+        save_tensors({k: v.clone() for k, v in side.state.items()}, temporary, {KEY: fingerprint})
 
 
 def load_side(path: Path | str, fingerprint: str | None = None) -> Side:

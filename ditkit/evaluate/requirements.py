@@ -17,6 +17,7 @@ class Requirements:
 
     fewest: images of every side it needs, below which it has no meaning. enough: images from which its bias no longer
     matters, also as a function of what was measured. bias: what fewer do to it, to follow "with 200 images ".
+    errors: quantities of the samples from which its standard error is told; the score itself does without.
     """
 
     samples: tuple[str, ...] = ()
@@ -24,6 +25,7 @@ class Requirements:
     fewest: int = 1
     enough: Callable[[Measured], int] = lambda measured: 0
     bias: str = ""
+    errors: tuple[str, ...] = ()
 
     def missing(self, measured: Measured) -> str | None:
         """Why the score cannot be computed, in words; None when it can."""
@@ -57,10 +59,11 @@ def score(
     fewest: int = 1,
     enough: int | Callable[[Measured], int] = 0,
     bias: str = "",
+    errors: tuple[str, ...] = (),
 ) -> Callable[[Function], Function]:
     """Marks a function as a score of the suite; see ``Requirements`` for the arguments."""
     threshold = enough if callable(enough) else lambda measured: enough
-    requirements = Requirements(samples, reference, fewest, threshold, bias)
+    requirements = Requirements(samples, reference, fewest, threshold, bias, errors)
 
     def mark(function: Function) -> Function:
         function.requirements = requirements  # pyright: ignore[reportFunctionMemberAccess]

@@ -64,7 +64,7 @@ def evaluate_samples(
 def needed(scores: Sequence[str] | None = None) -> tuple[str, ...]:
     """The quantities of a side that these scores, or all, are computed from; UserError on an unknown score."""
     found = [requirements_of(function) for function in chosen(scores)]
-    return tuple(dict.fromkeys(name for r in found for name in (*r.samples, *r.reference)))
+    return tuple(dict.fromkeys(name for r in found for name in (*r.samples, *r.reference, *r.errors)))
 
 
 def compare(

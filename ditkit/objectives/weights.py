@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ditkit.base import registry
+from ditkit.base.errors import UserError
 from ditkit.process.path import Path
 from ditkit.process.prediction import EDM, X0, Eps, Prediction, Score, Velocity
 
@@ -41,7 +42,9 @@ def snr(path: Path, prediction: Prediction, t: Tensor) -> Tensor:
 
 
 def min_snr(path: Path, prediction: Prediction, t: Tensor, *, gamma: float = 5.0) -> Tensor:
-    """min(SNR, gamma) on the error of x0 (Hang et al. 2023, eq. 8)."""
+    """min(SNR, gamma) on the error of x0 (Hang et al. 2023, eq. 8). UserError unless gamma is above 0."""
+    if gamma <= 0:
+        raise UserError(f"gamma {gamma:g} of the weight min_snr: expected above 0; 5 is the published one")
     ratio = torch.exp(2 * path.log_snr(t))
     return ratio.clamp(max=gamma) * measured_as(X0(), path, prediction, t)
 

@@ -61,7 +61,7 @@ def uniform(
     t_max, t_min: the first and the last noisy time. None: no last noisy time, the even spacing goes on to t = 0.
     """
     spec = str(steps).strip()
-    if path.steps is None or t_max < 1 or t_min is not None:
+    if path.steps is None or t_max != 1 or t_min is not None:
         if not spec.isdecimal():
             raise UserError(
                 f"steps {spec!r}: between given times, or on the continuous {path.name!r}, expected a number"
@@ -87,9 +87,9 @@ def shifted(
     return _in_time(steps, t_max, t_min, to_zero, lambda t: time_shift(t, shift))
 
 
-def flux(path: Path, steps: int, *, tokens: int = 4096) -> Tensor:
+def flux(path: Path, steps: int, *, tokens: int = 4096, t_max: float = 1.0) -> Tensor:
     """Even in t, moved towards the noise by how many tokens the image has: shift exp(flux_mu(tokens)) (Flux)."""
-    return shifted(path, steps, shift=math.exp(flux_mu(tokens)))
+    return shifted(path, steps, shift=math.exp(flux_mu(tokens)), t_max=t_max)
 
 
 def time_shift(t: Tensor, shift: float) -> Tensor:

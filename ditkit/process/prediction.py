@@ -57,6 +57,14 @@ class Prediction(ABC):
         eps = over(alpha / determinant, p) * p - over(a / determinant, x) * x
         return x0, eps
 
+    def start(self, path: Path) -> float:
+        """The time that sampling begins at: 1, or the path's own end (Path.ends) where the row is singular at 1.
+
+        So SiT samples noise and score models on the linear path and GVP from t = 0.999 (Ma et al. 2024, transport).
+        """
+        one = torch.ones((), dtype=torch.float64)
+        return path.ends()[1] if _is_singular(self.determinant(path, one)) else 1.0
+
     def determinant(self, path: Path, t: Tensor) -> Tensor:
         """alpha b - sigma a: an error e of p is an error -sigma e / determinant of x0, alpha e / determinant of eps."""
         a, b = self.coefficients(path, t)
@@ -132,6 +140,9 @@ class EDM(Prediction):
     name = "edm"
 
     def __init__(self, *, sigma_data: float = 0.5) -> None:
+        """Raises UserError unless sigma_data is above 0."""
+        if not 0 < sigma_data < math.inf:
+            raise UserError(f"sigma_data {sigma_data:g}: expected above 0, the standard deviation of the data (0.5)")
         self.sigma_data = sigma_data
 
     def _deviation(self, path: Path, t: Tensor) -> Tensor:

@@ -20,11 +20,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ditkit.base.errors import UserError
-from ditkit.base.files import atomic_folder, remove_folder, sha256, system_errors
+from ditkit.base.files import atomic_folder, remove_folder, sha256
+from ditkit.base.tensors import save_tensors
 
 FORMAT = "ditkit-checkpoint-1"
 FOLDER = "checkpoints"
@@ -65,7 +66,7 @@ def save(
     folder = _folder(run, step, within)
     with atomic_folder(folder) as temporary:
         for name, values in tensors.items():
-            _write(values, temporary / f"{name}.safetensors")
+            save_tensors(values, temporary / f"{name}.safetensors")
         files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in sorted(temporary.iterdir())}
         manifest = {"format": FORMAT, "step": step, "about": about, "files": files}
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
@@ -76,11 +77,6 @@ def save(
 
 def _folder(run: Path, step: int, within: str = FOLDER) -> Path:
     return run / within / f"step-{step:07d}"
-
-
-def _write(tensors: dict[str, Tensor], path: Path) -> None:
-    with system_errors(path):
-        save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, path)
 
 
 def steps(run: Path, within: str = FOLDER) -> list[Path]:

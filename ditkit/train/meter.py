@@ -7,7 +7,7 @@ import time
 import torch
 from torch import Tensor
 
-from ditkit.base.errors import UserError
+from ditkit.base.errors import DivergedError
 from ditkit.objectives.loss import Loss
 
 _NOTED = "noted/"
@@ -71,12 +71,12 @@ class Meter:
         self.values = lists
 
     def check_finite(self, step: int) -> None:
-        """Raises UserError where a loss or a gradient was not finite."""
+        """Raises DivergedError where a loss or a gradient was not finite."""
         for name, values in self.values.items():
             stacked = torch.stack(values)
             bad = stacked[~stacked.isfinite()]
             if len(bad):
-                raise UserError(
+                raise DivergedError(
                     f"{name} became {float(bad[0])} by step {step}: expected a finite number; train anew with "
                     "a smaller --train.lr, a longer --train.warmup or --train.precision float32"
                 )

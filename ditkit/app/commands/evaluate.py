@@ -122,6 +122,8 @@ def _run(options: Options, place: str, workers: Workers) -> int:
     with working(options.out or run.folder, workers) as work:
         with workers.leader_first():
             model = load_model(run, step, device=device)
+            for scale in options.sweep.guidance or (options.how.guidance,):
+                dataclasses.replace(options.how, guidance=scale).check_classes(plan.sampling, model.classes)
             against = measuring.reference(model, options.reference, _space(options))
         found = evaluate_run(
             run, step, variants, against, work, workers, device=device, npz=options.npz, repeats=options.repeats

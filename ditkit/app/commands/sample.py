@@ -67,15 +67,40 @@ class How:
         drawn = dataclasses.replace(sampling, **given)
         for name, (off, without) in _NEEDS.items():
             if given.get(name) and off(drawn):
-                flag = f"--{name.replace('_', '-')} {given[name]}"
+                flag = _flag(name, given[name])
                 raise UserError(f"{flag} does nothing {without}: give that too, or leave the option out")
         return drawn
 
+    def check_classes(self, drawn: Sampling, classes: Sequence[str]) -> None:
+        """Raises UserError for guidance that is asked for and does nothing, as the model drawn from has no classes."""
+        if classes:
+            return
+        others = (drawn.guidance_weak, drawn.guidance_classifier)
+        for name, off in {**_OF_CLASSES, **({} if any(others) else {"guidance_interval": (0.0, 1.0)})}.items():
+            value = getattr(self, name)
+            if value not in (None, off):
+                raise UserError(
+                    f"{_flag(name, value)} does nothing: the model is unconditional, it knows no classes; leave the "
+                    "option out, or give --guidance-classifier or --guidance-weak, which have scales of their own"
+                )
+
+
+def _flag(name: str, value: Any) -> str:
+    words = value if isinstance(value, tuple) else (value,)
+    return " ".join([f"--{name.replace('_', '-')}", *map(str, words)])
+
+
+_OF_CLASSES: Mapping[str, Any] = {"guidance": 1, "guidance_channels": None, "guidance_rescale": 0}
+"""Options of classifier-free guidance, and where each is off."""
 
 _FREE = (lambda drawn: drawn.guidance == 1, "without --guidance other than 1")
 _WEAK = (lambda drawn: drawn.guidance_weak is None, "without --guidance-weak")
 _CLASSIFIER = (lambda drawn: drawn.guidance_classifier is None, "without --guidance-classifier")
 _NEEDS: Mapping[str, tuple[Callable[[Sampling], bool], str]] = {
+    "guidance_interval": (
+        lambda drawn: drawn.guidance == 1 and drawn.guidance_weak is drawn.guidance_classifier is None,
+        "without --guidance other than 1, --guidance-weak or --guidance-classifier",
+    ),
     "guidance_channels": _FREE,
     "guidance_rescale": _FREE,
     "guidance_negative": _FREE,
@@ -122,6 +147,7 @@ def main(args: Sequence[str]) -> int:
     check_new_folder(out)
     check_sampling(run.recipe, sampling)
     model = load_model(run, device=options.device, weights=options.weights)
+    options.how.check_classes(sampling, model.classes)
     names = model.names(sampling)
     classes = parse_classes(options.classes, names) if options.classes is not None else range(len(names))
     labels = model.labels(options.num, classes)

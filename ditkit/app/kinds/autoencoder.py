@@ -11,6 +11,7 @@ import torch
 from ditkit.app import build, reconstructing
 from ditkit.app.recipe import AutoencoderNetwork, AutoencoderRecipe
 from ditkit.app.run import Run
+from ditkit.app.spending import BACKWARD, Item, Subject, Work, of_call, trained
 from ditkit.base import registry
 from ditkit.base.errors import UserError
 from ditkit.convert.autoencoder import FOLDER, save_autoencoder
@@ -31,6 +32,11 @@ PERCEPTUAL: Mapping[str, Callable[[torch.device], Perceptual | None]] = {
 """What loss.perceptual can be once it is settled."""
 LEAST = {"lpips": 16}
 """Pixels a side that a perceptual distance needs at least."""
+PERCEPTUAL_COST: Mapping[str, Callable[[torch.Size], int]] = {"lpips": lambda shape: LPIPS.training_cost(shape)}
+"""Multiply-adds of a perceptual distance of two images (1, C, H, W), backward to one of them; the others have none."""
+GAME = 2 * BACKWARD + 3
+"""The discriminator's passes for an image, in forward passes: it learns from the image and from what was made of it;
+the autoencoder takes a forward pass and two gradients of its input, the one for the adaptive weight."""
 
 
 class AutoencoderRuns:
@@ -72,6 +78,33 @@ class AutoencoderRuns:
     def example(recipe: AutoencoderRecipe, facts: dict[str, Any]) -> tuple[Any, ...]:
         """See ``Kind``."""
         return (torch.zeros(1, *facts["image_shape"]),)
+
+    @staticmethod
+    def works(subject: Subject) -> list[Work]:
+        """See ``Kind``: both halves, training, and training against the discriminator from the step that it enters."""
+        recipe, shape = subject.recipe, torch.Size([1, *subject.facts["image_shape"]])
+        with torch.device("meta"):
+            nets = AutoencoderRuns.network(recipe, subject.facts)
+        net, judge = nets.autoencoder, nets.discriminator
+        latents = torch.Size([1, *net.latent_shape(tuple(subject.facts["image_shape"]))])
+        encode, decode = of_call(net, shape, type(net).encode), of_call(net, latents, type(net).decode)
+        both = [Item("network, forward and back", subject.network.multiply_adds, BACKWARD)]
+        perceptual = settled(recipe.loss.perceptual)
+        if perceptual in PERCEPTUAL_COST:
+            both.append(Item(f"{perceptual}, of two images and back", PERCEPTUAL_COST[perceptual](shape), 1))
+        steps, before = recipe.train.steps, recipe.train.steps if judge is None else recipe.loss.game_from
+        works = [
+            Work("encoding", "", (Item("encoder", encode, 1),)),
+            Work("decoding", "", (Item("decoder", decode, 1),)),
+            trained("training", "", both, recipe.train, min(steps, before)),
+        ]
+        if judge is not None and before < steps:
+            game = Item(
+                "discriminator, its and the autoencoder's turn", of_call(judge, shape, type(judge).__call__), GAME
+            )
+            said = f"from step {before:,} on"
+            works.append(trained("training with the discriminator", said, [*both, game], recipe.train, steps - before))
+        return works
 
     def task(self, facts: dict[str, Any], images: Examples) -> Autoencoding:
         """See ``Kind``. Raises UserError for images whose size does not fit the networks."""

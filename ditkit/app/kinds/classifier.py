@@ -12,6 +12,7 @@ from torch import Tensor
 from ditkit.app import build
 from ditkit.app.recipe import ClassifierRecipe
 from ditkit.app.run import Run, check_autoencoder, open_checkpoint, open_run
+from ditkit.app.spending import BACKWARD, Item, Subject, Work, encoding, trained
 from ditkit.backbones.classifier import NoisyClassifier
 from ditkit.base.errors import UserError
 from ditkit.data.images import Examples
@@ -45,6 +46,12 @@ class ClassifierRuns:
     def example(recipe: ClassifierRecipe, facts: dict[str, Any]) -> tuple[Any, ...]:
         """See ``Kind``."""
         return torch.zeros(1, facts["channels"], *facts["input_size"]), torch.zeros(1)
+
+    @staticmethod
+    def works(subject: Subject) -> list[Work]:
+        """See ``Kind``: training. What guiding takes belongs to the model that is guided."""
+        network = Item("network, forward and back", subject.network.multiply_adds, BACKWARD)
+        return [trained("training", "", [network, *encoding(subject)], subject.recipe.train)]
 
     def task(self, facts: dict[str, Any], images: Examples) -> Classifying:
         """See ``Kind``. Raises UserError for data with fewer than two classes."""

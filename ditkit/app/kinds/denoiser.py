@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from ditkit.app import build, guiding
+from ditkit.app import build, costing, guiding
 from ditkit.app.looking import Looking, check_best
 from ditkit.app.pictures import grid, save_png
 from ditkit.app.recipe import Recipe
+from ditkit.app.references import Reference
 from ditkit.app.run import Model, Run, check_sampling
+from ditkit.app.spending import Subject, Work
 from ditkit.condition import Condition
 from ditkit.data.images import Examples
 from ditkit.objectives.neighbours import References
@@ -32,12 +34,16 @@ class DenoiserRuns:
     name = Recipe.kind
     recipe = Recipe
 
-    def __init__(self, recipe: Recipe) -> None:
-        """Raises UserError for a process that cannot be trained, and sampling settings that cannot be drawn with."""
+    def __init__(self, recipe: Recipe, against: Reference | None = None) -> None:
+        """against: what it is measured against while it trains; None: its data, measured when they are needed.
+
+        Raises UserError for a process that cannot be trained, and sampling settings that cannot be drawn with.
+        """
         check_sampling(recipe, recipe.sample)
         build.check_training(recipe.process)
         check_best(recipe.evaluate.best, recipe.evaluate.every)
-        self.settings, self.device = recipe, build.device(recipe.train.device)
+        self.settings, self.against = recipe, against
+        self.device = build.device(recipe.train.device)
         self.autoencoder = build.autoencoder(recipe, self.device)
 
     @staticmethod
@@ -50,6 +56,11 @@ class DenoiserRuns:
         """See ``Kind``."""
         label = torch.zeros(1, dtype=torch.int64) if facts["classes"] else None
         return torch.zeros(1, facts["channels"], *facts["input_size"]), torch.zeros(1), Condition(label=label)
+
+    @staticmethod
+    def works(subject: Subject) -> list[Work]:
+        """See ``Kind``: sampling and training."""
+        return [costing.sampling(subject), costing.denoising(subject)]
 
     def task(self, facts: dict[str, Any], images: Examples) -> Denoising:
         """See ``Kind``."""
@@ -77,7 +88,7 @@ class DenoiserRuns:
 
     def pictures(self, run: Run[Recipe], facts: dict[str, Any]) -> list[Hook]:
         """Samples of the moving average, the same seeds and classes each time: samples/step-NNNNNNN.png; metrics."""
-        look = Looking(run, facts, lambda trainer: self._model(run, trainer, facts))
+        look = Looking(run, facts, lambda trainer: self._model(run, trainer, facts), self.against)
         hooks = [
             (self.settings.train.sample_every, lambda trainer: self._draw(run, trainer, facts)),
             (self.settings.evaluate.every, look),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 
 def number(value: float) -> str:
@@ -46,6 +47,13 @@ def duration(seconds: float) -> str:
     return f"{hours:,} h {minutes:02d} min"
 
 
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, its columns aligned; the first row is its head."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["| " + " | ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+
+
 @dataclasses.dataclass(frozen=True)
 class MetricText:
     """How a metric is named and explained. fraction: it lies in 0..1 and is shown in percent."""
@@ -77,6 +85,16 @@ METRICS = {
     "frechet_distance": MetricText(
         "Fréchet distance",
         "How far samples and real images lie apart as two clouds in the classifier’s features; 0 is the same cloud.",
+        "lower",
+    ),
+    "spatial_frechet_distance": MetricText(
+        "Spatial Fréchet distance",
+        "The same in features that still know where in the image they are; 0 is the same cloud.",
+        "lower",
+    ),
+    "kernel_distance": MetricText(
+        "Kernel distance",
+        "How far both clouds lie apart by a cubic kernel: unbiased, so that 0 on average is the same cloud.",
         "lower",
     ),
     "precision": MetricText(

@@ -11,7 +11,6 @@ from tqdm import tqdm
 
 from ditkit.app import build
 from ditkit.app.recipe import Process, Sampling
-from ditkit.base import registry
 from ditkit.base.errors import UserError, unknown
 
 Value = str | float
@@ -43,7 +42,7 @@ class Choice:
     @property
     def adaptive(self) -> bool:
         """Whether it chooses its own steps by a tolerance, so that no budget can be set."""
-        return "rtol" in registry.options(build.known("solver")[self.solver])
+        return build.adaptive(self.solver)
 
     def over(self, sampling: Sampling, steps: int) -> Sampling:
         """The settings with this solver and grid in so many steps."""

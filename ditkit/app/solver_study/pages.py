@@ -8,7 +8,7 @@ from ditkit.app.report.charts import Dots, Line, Log, Mark
 from ditkit.app.report.html import Html, element, table
 from ditkit.app.report.shell import page
 from ditkit.app.report.svg import Whiskers, series, svg_chart
-from ditkit.app.report.words import duration, number, percent
+from ditkit.app.report.words import aligned, duration, number, percent
 from ditkit.app.solver_study.points import Point, Study
 from ditkit.base.files import write_text
 
@@ -27,10 +27,7 @@ def write(study: Study) -> None:
 
 def table_text(study: Study) -> str:
     """The table in Markdown, its columns aligned."""
-    cells = [HEAD, *rows(study)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(HEAD))]
-    lines = ["| " + " | ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)) + " |" for row in cells]
-    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+    return aligned([HEAD, *rows(study)])
 
 
 def rows(study: Study) -> list[list[str]]:

@@ -14,7 +14,6 @@ import pydantic
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from ditkit.app import build
 from ditkit.app.recipe import Sampling
 from ditkit.app.references import Reference
 from ditkit.app.run import Model, environment
@@ -186,7 +185,7 @@ class Judge:
             Condition(label=labels),
             self.seeds,
             model.latent_shape,
-            build.grid(sampling, model.denoiser.path),
+            model.grid(sampling),
             batch_size=sampling.batch_size,
             progress=progress,
             **how | {"guide": guide},

@@ -64,6 +64,7 @@ def main(args: Sequence[str]) -> int:
     sampling = how.over(run.recipe.sample)
     tasks = plan(run.recipe.process, sampling, options.solvers, options.evaluations)
     model = load_model(run, device=options.device)
+    how.check_classes(sampling, model.classes)
     against = measuring.reference(model, options.reference)
     seeds = range(options.seed, options.seed + options.num)
     study = Study.open(run.folder / "studies", protocol(model, against, sampling, seeds))

@@ -250,6 +250,12 @@ class Inception:
         """From a file of the published weights (.pth or .safetensors); None: DITKIT_INCEPTION or torch's hub cache."""
         return cls(read_state(WEIGHTS.find(path)), device)
 
+    @staticmethod
+    def outline() -> tuple[nn.Module, torch.Size]:
+        """The network without weights, on the meta device, and the shape of its input for one image."""
+        with torch.device("meta"):
+            return InceptionV3(), torch.Size([1, 3, SIZE, SIZE])
+
     @torch.no_grad()
     def maps(self, images: Tensor) -> dict[str, Tensor]:
         """The network's maps (see ``InceptionV3.forward``) of uint8 images (B, C, H, W), on its device."""

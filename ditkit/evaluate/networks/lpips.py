@@ -13,9 +13,12 @@ from ditkit.convert.files import read_state
 from ditkit.evaluate.fidelity import check_pairs
 from ditkit.evaluate.networks.network import as_rgb
 from ditkit.evaluate.networks.weights import Published
+from ditkit.nn.cost import multiply_adds
 
 STAGES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
 """The convolutions of VGG-16's five stages by their numbers in the published state dict."""
+WIDTHS = (64, 128, 256, 512, 512)
+"""Their channels."""
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 """ImageNet's mean and deviation for values in [-1, 1]."""
 
@@ -54,6 +57,20 @@ class LPIPS:
     def load(cls, device: torch.device | str = "cpu") -> LPIPS:
         """From DITKIT_VGG16 and DITKIT_LPIPS, or torch's hub cache."""
         return cls(read_state(VGG.find()), read_state(HEADS.find()), device)
+
+    @classmethod
+    def training_cost(cls, shape: torch.Size) -> int:
+        """Multiply-adds of ``distance`` of images of a shape (N, C, H, W), and of its gradient for one of them."""
+        vgg, inputs = {}, 3
+        for stage, width in zip(STAGES, WIDTHS, strict=True):
+            for i in stage:
+                vgg[f"features.{i}.weight"] = torch.empty(width, inputs, 3, 3, device="meta")
+                vgg[f"features.{i}.bias"] = torch.empty(width, device="meta")
+                inputs = width
+        heads = {f"lin{i}.model.1.weight": torch.empty(1, w, 1, 1, device="meta") for i, w in enumerate(WIDTHS)}
+        net, real = cls(vgg, heads, "meta"), torch.empty(shape, device="meta")
+        made = torch.empty(shape, device="meta", requires_grad=True)
+        return multiply_adds(lambda: net.distance(real, made).sum().backward())
 
     @torch.no_grad()
     def __call__(self, images: Tensor, others: Tensor) -> Tensor:

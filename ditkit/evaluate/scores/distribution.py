@@ -16,7 +16,7 @@ def ten_for_each(quantity: str):
 
 @score(
     samples=("moments",), reference=("moments",), fewest=2, enough=ten_for_each("moments"),
-    bias="the distance is biased upwards",
+    bias="the distance is biased upwards", errors=("features",),
 )  # fmt: skip
 def frechet_distance(measured: Measured) -> dict[str, Score]:
     """Fréchet distance between real and generated features (see ``frechet.frechet_gaussian``)."""
