@@ -117,7 +117,7 @@ def table(timings: dict[str, Timing], given: argparse.Namespace) -> str:
         lines.append(f"| {name:17} | {took:19} | {1 / timing.least:7.2f} |")
     share = timings["reading the store"].least / timings["store"].least
     gain = timings["on the fly"].least / timings["store"].least
-    lines += ["", f"From the store {gain:.1f} times as fast; reading it is {share:.2%} of a step."]
+    lines += ["", f"From the store {gain:.1f} times as fast; reading it is {100 * share:.2g}% of a step."]
     return "\n".join(lines)
 
 

@@ -4,16 +4,16 @@ Peebles & Xie 2023, sections 4 and 5: FID-50K 2.27 after 7 million steps at guid
 
     ditkit train imagenet256_dit --data IMAGENET/train --out runs/imagenet256
 
-The autoencoder is stabilityai/sd-vae-ft-ema: its config.json and diffusion_pytorch_model.safetensors go into
-weights/sd-vae-ft-ema, or --data.autoencoder says where they are. --train.precision bfloat16 is faster, and not what the
-paper did.
+The autoencoder is the hub's stabilityai/sd-vae-ft-ema, from its cache or fetched; --data.autoencoder FOLDER says where
+its config.json and diffusion_pytorch_model.safetensors are otherwise. --train.precision bfloat16 is faster, and not
+what the paper did.
 """
 
 from ditkit.app.recipe import Data, Measuring, Model, Process, Recipe, Sampling
 from ditkit.train.settings import TrainSettings
 
 recipe = Recipe(
-    data=Data(size=256, channels=3, flip=True, autoencoder="weights/sd-vae-ft-ema"),
+    data=Data(size=256, channels=3, flip=True, autoencoder="stabilityai/sd-vae-ft-ema"),
     model=Model(preset="DiT-XL/2"),
     process=Process(path="ddpm_linear", prediction="eps", learned_variance=True, objective="hybrid"),
     train=TrainSettings(

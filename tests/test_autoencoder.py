@@ -7,25 +7,32 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ditkit.app import build, training
 from ditkit.app.commands import info
+from ditkit.app.drawn import save_samples
 from ditkit.app.recipe import Data, Model, Recipe, Sampling
 from ditkit.app.recipe_files import load_recipe
-from ditkit.app.run import load_model, open_run
+from ditkit.app.run import Model as TrainedModel
+from ditkit.app.run import Run, load_model, open_run
 from ditkit.base.errors import UserError
 from ditkit.base.rng import generator
-from ditkit.convert.autoencoder import CONFIG, WEIGHTS, build_autoencoder, load_autoencoder
+from ditkit.convert.autoencoder import build_autoencoder, load_autoencoder
 from ditkit.convert.autoencoder_diffusers import DiffusersAutoencoder
 from ditkit.convert.autoencoder_layout import AutoencoderLayout
 from ditkit.convert.autoencoder_ldm import LDMAutoencoder
+from ditkit.convert.autoencoder_places import CONFIG, WEIGHTS
+from ditkit.data.images import load_images
+from ditkit.data.source import open_source
 from ditkit.encoders import autoencoder as module
-from ditkit.encoders.autoencoder import AutoencoderKL, Identity, Posterior, encode_keyed
+from ditkit.encoders.autoencoder import AutoencoderKL, Identity, Posterior, Whitened, encode_keyed
 from ditkit.encoders.autoencoder_blocks import Downsample
 from ditkit.train.settings import TrainSettings
 
@@ -299,6 +306,37 @@ def test_training_and_sampling_in_latent_space(recipe: Recipe, tmp_path: Path, c
     said = capsys.readouterr().out
     assert "6 images of 16x16x3" in said
     assert tiny().identity in said
+
+
+COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (1, 128, 254)]
+
+
+@torch.no_grad()
+def test_latents_of_pure_colours_become_pngs_of_these_colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From picture files to PNG files through an autoencoder that moves pixels into channels, and nothing else."""
+    net = tiny(widths=(8, 8), latent_channels=12, quant_conv=False, scale=0.7, shift=0.3)
+    for half, name, function in (
+        (net.encoder, "descend", lambda x: F.pixel_unshuffle(x, 2)),
+        (net.encoder, "through_middle", lambda h: torch.cat([h, torch.full_like(h, -30)], 1)),
+        (net.decoder, "through_middle", lambda h: h),
+        (net.decoder, "ascend", lambda h: F.pixel_shuffle(1.5 * h, 2)),  # beyond [-1, 1], as decoders go at times
+    ):
+        monkeypatch.setattr(half, name, function)
+    for i, colour in enumerate(COLOURS):
+        Image.new("RGB", (8, 6), colour).save(tmp_path / f"{i}.png")
+    images = load_images(open_source(str(tmp_path)), progress=False)
+    x = images.draw(torch.arange(6), torch.zeros(6, dtype=torch.bool), 0, 0)
+    facts = {"image_shape": [3, 6, 8], "classes": []}
+    whitened = Whitened(net, (0.5,) * 12, (2.0,) * 12)
+    model = TrainedModel(Run(tmp_path, Recipe()), 0, facts, None, whitened, torch.device("cpu"))  # type: ignore[arg-type]
+    made = model.pixels(whitened.encode(x, normal(6, 12, 3, 4)))
+    save_samples(tmp_path / "out", made, range(6), None, npz=False)
+    for i, colour in enumerate(COLOURS):
+        expected = tuple(round(min(max(1.5 * (value - 127.5) + 127.5, 0), 255)) for value in colour)
+        with Image.open(tmp_path / "out" / f"seed{i:06d}.png") as picture:
+            assert (picture.mode, picture.size) == ("RGB", (8, 6))
+            drawn = torch.from_numpy(np.array(picture)).flatten(0, 1).int()
+        assert (drawn - torch.tensor(expected)).abs().max() <= 1, (colour, drawn[0])
 
 
 def test_a_resumed_run_draws_the_same_latents(recipe: Recipe, tmp_path: Path) -> None:

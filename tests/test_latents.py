@@ -31,8 +31,9 @@ from ditkit.data import loader, store
 from ditkit.data.images import load_images
 from ditkit.data.latents import LatentStore, open_latents
 from ditkit.data.source import open_source
+from ditkit.encoders import tiling
 from ditkit.encoders.autoencoder import AutoencoderKL, encode_keyed
-from tests.running import TINY, Said, Trial, ditkit, losses, made
+from tests.running import TINY, Said, Trial, ditkit, draw_images, losses, made
 from tests.test_autoencoder import tiny, write
 
 PLAIN = {"widths": (8, 16), "channels": 1, "scale": 0.7, "shift": 0.2}
@@ -99,6 +100,18 @@ def test_a_store_holds_the_posteriors_of_images_and_mirror_images(whole: Path, p
     assert "every checksum is right" in made(ditkit("encode", "--verify", whole)).out
 
 
+def test_info_says_what_a_store_is(whole: Path, tmp_path: Path) -> None:
+    said = made(ditkit("info", whole)).out
+    plan = LatentStore(whole).plan
+    for words in ("120 of 8x8x1", "4x4x4 in float32, 8 shards", plan.autoencoder.identity, "(z - 0.2) * 0.7"):
+        assert words in said
+    for words in ("labels", "2 (cat, dog)", plan.source.spec, "0 images that do not decode"):
+        assert words in said
+    shutil.copytree(whole, tmp_path / "s")
+    (tmp_path / "s" / "shard-00001.safetensors").unlink()
+    refused(ditkit("info", tmp_path / "s"), "shard-00001", "is missing")
+
+
 def test_statistics_are_those_of_drawn_latents(whole: Path) -> None:
     opened = LatentStore(whole)
     moments = [opened.posterior(torch.arange(120), torch.full((120,), flip)) for flip in (False, True)]
@@ -150,6 +163,37 @@ def test_an_autoencoder_in_bfloat16(whole: Path, pets: Path, vae: Path, tmp_path
     decoded = load_autoencoder(vae, dtype=torch.bfloat16).decode(x)
     assert decoded.dtype == torch.float32
     torch.testing.assert_close(decoded, own.decode(x), atol=0.1, rtol=0.1)
+
+
+def test_large_images_go_in_tiles_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images of 40x36 latents: encoded for a store and on the fly, and decoded, in tiles of 32."""
+    taken: list[int] = []
+    original = tiling.blended
+
+    def blended(network: Any, x: Any, tiles: list[Any], zoom: float) -> Any:
+        taken.append(len(tiles))
+        return original(network, x, tiles, zoom)
+
+    monkeypatch.setattr(tiling, "blended", blended)
+    vae, data = write(tmp_path / "vae", tiny(**PLAIN)), draw_images(tmp_path / "d", ["0.png", "1.png"], size=(80, 72))
+    made(encoded(data, vae, tmp_path / "s", "--tile", 32))
+    assert taken == [4] * 4  # of two images and their mirror images
+    assert json.loads((tmp_path / "s" / "manifest.json").read_text())["plan"]["autoencoder"]["tile"] == 32
+    refused(encoded(data, vae, tmp_path / "s"), "autoencoder.tile 32, now it is None")
+    learned = ["--data.tile", 32, "--model.patch-size", 4, "--train.steps", 1, "--train.batch-size", 2]
+    made(train(data, tmp_path / "fly", "--data.autoencoder", vae, *learned))
+    assert taken[4:] == [4, 4]
+    taken.clear()
+    drawn = ["--num", 1, "--steps", 1]
+    made(ditkit("sample", tmp_path / "fly", *drawn, "--out", tmp_path / "a"))
+    assert taken == [4]  # as the recipe says
+    made(train(tmp_path / "s", tmp_path / "kept", *learned[2:]))
+    made(ditkit("sample", tmp_path / "kept", *drawn, "--out", tmp_path / "b"))
+    assert taken == [4]
+    made(ditkit("sample", tmp_path / "kept", *drawn, "--out", tmp_path / "c", "--tile", 32))
+    assert taken == [4, 4]
+    refused(encoded(data, vae, tmp_path / "t", "--tile", 16), "--tile", "16", "32")
+    refused(train(data, tmp_path / "p", "--data.tile", 32), "tile 32 does nothing without an autoencoder")
 
 
 def test_latents_that_the_dtype_cannot_hold(pets: Path, tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from ditkit.app.kinds.autoencoder import autoencoder
+from ditkit.app.recipe import AutoencoderNetwork
 from ditkit.base.errors import UserError
-from ditkit.encoders.tiling import Tiled, ramp, spans_of
+from ditkit.encoders.tiling import Tiled, in_tiles, ramp, spans_of
 from tests.test_autoencoder import normal, tiny
 
 STEP = 2 / 255
@@ -71,6 +73,21 @@ def test_enough_passes_and_overlap_leave_no_seam() -> None:
     tiled, whole = Tiled(net, tile=24, overlap=14, passes=norms), net.encode(x)
     assert levels(tiled.encode(x), whole) <= 0.01
     assert levels(tiled.decode(whole), net.decode(whole)) <= 0.02
+
+
+@pytest.mark.parametrize("kind", ["kl", "vq", "fast"])
+@torch.no_grad()
+def test_every_kind_of_autoencoder_goes_in_tiles(kind: str) -> None:
+    net = autoencoder(AutoencoderNetwork(kind, 4, 4, 8, 1, 8 if kind == "vq" else None), channels=3, seed=0).eval()
+    tiled, x = Tiled(net, tile=32, overlap=8, passes=16), smooth(1, 3, 168, 136)
+    z = net.encode(x)
+    for made, whole in ((tiled.encode(x), z), (tiled.decode(z), net.decode(z))):
+        assert levels(made, whole) <= 1
+        assert not torch.equal(made, whole)  # it was taken apart
+    assert in_tiles(net, None) is net
+    said = in_tiles(net, 32)
+    assert isinstance(said, Tiled)
+    assert (said.tile, said.overlap) == (32, 8)
 
 
 def test_an_overlap_that_does_not_fit() -> None:

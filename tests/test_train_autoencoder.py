@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from ditkit.app import reconstructing
 from ditkit.app.kinds.autoencoder import autoencoder, settled
 from ditkit.app.recipe import AutoencoderNetwork, AutoencoderRecipe
 from ditkit.app.recipe_files import load_recipe
+from ditkit.app.run import open_run
 from ditkit.base.errors import UserError
+from ditkit.base.pixels import from_uint8
 from ditkit.base.rng import generator
 from ditkit.condition import Condition
 from ditkit.convert.autoencoder import load_autoencoder, save_autoencoder
@@ -24,8 +27,9 @@ from ditkit.data.images import load_images
 from ditkit.data.loader import Batch, batch
 from ditkit.data.source import open_source
 from ditkit.encoders.autoencoder import LatentAutoencoder, Posterior
-from ditkit.encoders.autoencoder_variants import VQModel
+from ditkit.encoders.autoencoder_variants import VQModel, perplexity
 from ditkit.encoders.discriminator import PatchDiscriminator, smallest
+from ditkit.evaluate.fidelity import psnr
 from ditkit.evaluate.networks import weights as published
 from ditkit.evaluate.networks.lpips import HEADS, VGG
 from ditkit.objectives.reconstruction import adaptive_weight, hinge_discriminator, hinge_generator, laplacian
@@ -243,6 +247,43 @@ def test_a_run_has_what_every_run_has_and_is_told_and_measured(run: Path) -> Non
     said = ditkit("evaluate", run, "--reference", "digits")
     assert said.code == 2
     assert "--reference digits" in said.err[0]
+
+
+def test_training_says_how_like_the_reconstructions_are(run: Path, pets: Path, tmp_path: Path) -> None:
+    told = [r for r in open_run(run, AutoencoderRecipe).records() if r.get("event") == "reconstructed"]
+    assert [r["step"] for r in told] == [2, 4]
+    assert {r["images"] for r in told} == {"24 held-out images"}
+    measured = reconstructing.load(run, "cpu")
+    assert told[-1]["psnr"] == pytest.approx(psnr(measured.images, measured.made).mean().item(), abs=1e-4)
+    said = made(train_autoencoder(pets, tmp_path / "r", "--train.steps", 1)).out
+    assert re.search(r"^step 1: PSNR \d+\.\d\d dB of 120 images that it learns from$", said, re.MULTILINE)
+    assert f"ditkit report {tmp_path / 'r'}" in said
+
+
+@torch.no_grad()
+def test_the_use_of_a_codebook_is_told() -> None:
+    assert perplexity(torch.tensor([5, 5, 0, 5, 5])).item() == pytest.approx(4)
+    assert perplexity(torch.tensor([0, 9])).item() == pytest.approx(1)
+    net = net_of("vq", codes=6)
+    assert isinstance(net, VQModel)
+    net.codebook.weight[:] = torch.arange(6)[:, None] * 100.0 + 1000  # far away but for two codes
+    net.codebook.weight[1], net.codebook.weight[4] = -1e-3, 1e-3
+    pixels = (255 * torch.rand((70, 3, 16, 16), generator=generator(0, "pixels"))).to(torch.uint8)
+    indices = net.indices(net.posterior(from_uint8(pixels)).mean)
+    assert set(indices.unique().tolist()) == {1, 4}
+    share = (indices == 1).double().mean()
+    said = reconstructing.codebook(net, pixels)
+    assert said["codebook_dead"] == pytest.approx(4 / 6)
+    expected = torch.exp(-share * share.log() - (1 - share) * (1 - share).log())
+    assert said["codebook_perplexity"] == pytest.approx(expected.item(), rel=1e-5)
+    assert reconstructing.codebook(net_of("kl"), pixels) == {}
+
+
+def test_the_log_names_the_perplexity_of_a_codebook() -> None:
+    for task in (game_of("vq"), game_of("vq", game_from=9)):
+        notes = task.loss(task.net, task.work(batch_of(), 0)).notes
+        assert 1 <= notes["codebook_perplexity"].item() <= 2 * 4 * 4
+    assert "codebook_perplexity" not in (kl := game_of()).loss(kl.net, kl.work(batch_of(), 0)).notes
 
 
 def test_the_run_is_named_wherever_an_autoencoder_is(run: Path, pets: Path, tmp_path: Path) -> None:

@@ -23,10 +23,11 @@ from ditkit.base.files import alone, check_new_folder, clear_leftovers, expanded
 from ditkit.convert.autoencoder import load_autoencoder, save_autoencoder
 from ditkit.data import store as files
 from ditkit.data.decode import MOST_BAD, Bad, survey, too_many_bad
-from ditkit.data.encoding import Interrupted, captions_of, encode_shard
+from ditkit.data.encoding import Interrupted, PosteriorOf, captions_of, encode_shard
 from ditkit.data.source import Source, open_source
 from ditkit.data.store import Manifest, Plan, Record
 from ditkit.encoders.autoencoder import LatentAutoencoder
+from ditkit.encoders.tiling import in_tiles
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """Of the autoencoder's weights, in which it computes."""
@@ -42,6 +43,7 @@ class Job:
     channels: int | None = None
     dtype: str = "float32"
     precision: str = "float32"
+    tile: int | None = None
     shard: int = 512
     device: str = "auto"
     workers: int = 1
@@ -72,7 +74,7 @@ def encode(job: Job, out: Path) -> Manifest:
             return files.read_manifest(out)
         if not (out / files.AUTOENCODER).is_dir():
             save_autoencoder(autoencoder, out / files.AUTOENCODER)
-        return _encode(job, out, plan, source, autoencoder)
+        return _encode(job, out, plan, source, in_tiles(autoencoder, job.tile))
 
 
 def make_plan(job: Job, source: Source, autoencoder: LatentAutoencoder) -> Plan:
@@ -88,6 +90,7 @@ def make_plan(job: Job, source: Source, autoencoder: LatentAutoencoder) -> Plan:
             shift=autoencoder.shift,
             spec=job.autoencoder,
             precision=job.precision,
+            tile=job.tile,
         ),
         source=files.Origin(spec=job.data, fingerprint=source.fingerprint(), images=len(source)),
         preprocessing=files.Preprocessing(size=(height, width), channels=channels),
@@ -126,7 +129,7 @@ def _check_same(out: Path, old: Plan, new: Plan) -> None:
         )
 
 
-def _encode(job: Job, out: Path, plan: Plan, source: Source, autoencoder: LatentAutoencoder) -> Manifest:
+def _encode(job: Job, out: Path, plan: Plan, source: Source, autoencoder: PosteriorOf) -> Manifest:
     done = {n: record for n in range(plan.shards) if (record := files.read_record(out, n))}
     todo = [n for n in range(plan.shards) if n not in done]
     finished = sum(len(plan.indices(n)) for n in done)
@@ -153,7 +156,7 @@ def _check_bad(source: Source, records: Iterable[Record]) -> None:
 
 
 def _shards(
-    job: Job, out: Path, plan: Plan, todo: list[int], source: Source, autoencoder: LatentAutoencoder
+    job: Job, out: Path, plan: Plan, todo: list[int], source: Source, autoencoder: PosteriorOf
 ) -> Generator[tuple[int, Record]]:
     """Encodes shards, here or in several processes; yields each one's number and record when it is finished."""
     if job.workers == 1 or len(todo) < 2:
@@ -186,7 +189,7 @@ def _begin_worker(job: Job, out: Path, plan: Plan, workers: int, stop: Any) -> N
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and says stop
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(max(1, torch.get_num_threads() // workers))
-    autoencoder = _load(out / files.AUTOENCODER, job)
+    autoencoder = in_tiles(_load(out / files.AUTOENCODER, job), job.tile)
     _worker.update(job=job, out=out, plan=plan, stop=stop, source=open_source(job.data), autoencoder=autoencoder)
 
 

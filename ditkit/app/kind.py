@@ -58,8 +58,8 @@ class Kind(Protocol):
         """What is learned from the images, on the recipe's device. Raises UserError where they do not allow it."""
         ...
 
-    def pictures(self, run: Run[Any], facts: dict[str, Any]) -> list[Hook]:
-        """What is drawn while it trains, and once more at its end."""
+    def pictures(self, run: Run[Any], facts: dict[str, Any], held: Examples | None) -> list[Hook]:
+        """What is drawn and told while it trains, and once more at its end; held: what it does not learn from."""
         ...
 
 

@@ -14,6 +14,9 @@ from pydantic.dataclasses import dataclass
 from ditkit.app.names import named
 from ditkit.train.settings import STRICT, BelowOne, LoopSettings, Positive, Probability, TrainSettings
 
+Tile = Annotated[int, Field(ge=32, lt=2**31)]
+"""Side of a tile in latents: of fewer, the overlap would be too narrow to hide the seams."""
+
 
 @dataclass(frozen=True, config=STRICT)
 class Data:
@@ -36,9 +39,12 @@ class Data:
     heldout: BelowOne = 0.0
     """Share of each class that is never trained on, to tell memorised samples from new ones."""
     autoencoder: str | None = None
-    """An autoencoder's folder or file: diffuse in its latent space; None: pixels, or a latent store's own."""
+    """An autoencoder's folder, file or name on the hub (OWNER/NAME, OWNER/NAME/FOLDER): diffuse in its latent space;
+    None: pixels, or a latent store's own."""
     normalise: Literal["published", "measured"] = "published"
     """How latents are normalised: by the autoencoder's published constants, or by a latent store's statistics."""
+    tile: Tile | None = None
+    """Take images of more latents a side than this apart, to encode and decode them in less memory; None: none."""
 
 
 @dataclass(frozen=True, config=STRICT)

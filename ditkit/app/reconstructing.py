@@ -25,6 +25,7 @@ from ditkit.base.pixels import from_uint8, to_uint8
 from ditkit.convert.autoencoder import load_autoencoder
 from ditkit.data.images import Examples, Images
 from ditkit.encoders.autoencoder import LatentAutoencoder
+from ditkit.encoders.autoencoder_variants import perplexity
 from ditkit.evaluate.classifier import cached_classifier
 from ditkit.evaluate.fidelity import WINDOW, psnr, ssim
 from ditkit.evaluate.measured import measure
@@ -36,6 +37,8 @@ MOST = 10_000
 """Images that are reconstructed to measure by, at most; of more, evenly spaced ones."""
 MEASURED = 1024
 """Images by which the latents are brought to mean 0 and deviation 1, at most."""
+TOLD = 256
+"""Images by which it is told during training how like the reconstructions are, at most."""
 SHOWN = 20
 """Images shown beside their reconstructions."""
 PERCEPTUAL = 16
@@ -86,6 +89,38 @@ def reconstruct(net: LatentAutoencoder, pixels: Tensor, progress: str | None = N
     return torch.cat([to_uint8(net.reconstruct(net.posterior(from_uint8(p).to(device)).mean)).cpu() for p in parts])
 
 
+def likeness(images: Tensor, made: Tensor) -> dict[str, Tensor]:
+    """PSNR in dB (100 at most) and, of images that are large enough, SSIM, (N,) each, of images uint8 (N, C, H, W)."""
+    scores = {"psnr": psnr(images, made).clamp(max=100)}
+    return scores | {"ssim": ssim(images, made)} if min(images.shape[2:]) >= WINDOW else scores
+
+
+def tell(net: LatentAutoencoder, learned: Examples, held: Examples | None, run: Run[Any], step: int) -> None:
+    """Says, and logs, how like some reconstructions are: of held-out images where there are any."""
+    images = learned if held is None else held
+    rows = spaced(len(images), TOLD)
+    x = to_uint8(images.draw(rows, torch.zeros_like(rows, dtype=torch.bool), 0, 0))
+    scores = {name: float(values.mean()) for name, values in likeness(x, reconstruct(net, x)).items()}
+    which = f"{len(rows):,} {'images that it learns from' if held is None else 'held-out images'}"
+    run.append({"event": "reconstructed", "step": step, "images": which, **scores})
+    ssim_of = f", SSIM {scores['ssim']:.3f}" if "ssim" in scores else ""
+    tqdm.write(f"step {step:,}: PSNR {scores['psnr']:.2f} dB{ssim_of} of {which}")
+
+
+@torch.no_grad()
+def codebook(net: LatentAutoencoder, pixels: Tensor) -> dict[str, float]:
+    """How a codebook is used by images uint8 (N, C, H, W): its perplexity, and the share of codes that none of them
+    uses; nothing without a codebook.
+    """
+    device = net.encoder.conv_in.weight.device
+    parts = tqdm(pixels.split(BATCH), "codes", delay=2, leave=False)
+    counts = [count for part in parts if (count := net.code_counts(from_uint8(part).to(device))) is not None]
+    if not counts:
+        return {}
+    used = torch.stack(counts).sum(0)
+    return {"codebook_perplexity": float(perplexity(used)), "codebook_dead": float((used == 0).float().mean())}
+
+
 def picture(net: LatentAutoencoder, images: Examples, path: Path) -> None:
     """Writes a few images as a PNG, each beside its reconstruction."""
     rows = spaced(len(images), 32)
@@ -131,16 +166,16 @@ def load(folder: Path, device: str | None, most: int = MOST) -> Reconstructed:
 def metrics_of(said: Reconstructed) -> dict[str, Any]:
     """The content of metrics.json: PSNR, SSIM, LPIPS where its weights are at hand, rFID, the latents' statistics."""
     images, made, classes = said.images, said.made, said.facts["classes"]
-    scores = {"psnr": psnr(images, made)}
-    if min(images.shape[2:]) >= WINDOW:
-        scores["ssim"] = ssim(images, made)
+    scores = likeness(images, made)
     if min(images.shape[2:]) >= PERCEPTUAL and (lpips := _lpips(said.device)):
         parts = tqdm(zip(images.split(BATCH), made.split(BATCH), strict=True), "lpips", delay=2, leave=False)
         scores["lpips"] = torch.cat([lpips(a, b) for a, b in parts])
     metrics: dict[str, Any] = {
-        name: {"value": float(value.clamp(max=100).mean()), "samples": len(value), "note": said.which}
+        name: {"value": float(value.mean()), "samples": len(value), "note": said.which}
         for name, value in scores.items()
     }
+    for name, use in codebook(said.net, images).items():
+        metrics[name] = {"value": use, "samples": len(images), "note": said.which}
     real, known = said.learned.get(spaced(len(said.learned), MOST)), said.learned.labels
     labels = known[spaced(len(said.learned), MOST)] if known is not None and len(classes) > 1 else None
     space = cached_classifier(

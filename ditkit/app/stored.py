@@ -18,7 +18,8 @@ from ditkit.data.images import CENTRE, Images, load_images
 from ditkit.data.latents import Latents, LatentStore, Normalisation
 from ditkit.data.source import open_source
 from ditkit.data.store import AUTOENCODER, Manifest, is_store
-from ditkit.encoders.autoencoder import Autoencoder, Shape, Whitened
+from ditkit.encoders.autoencoder import Autoencoder, LatentAutoencoder, Shape, Whitened
+from ditkit.encoders.tiling import in_tiles
 
 NORMALISATIONS: Mapping[str, Callable[[Manifest], Normalisation]] = {
     "published": latents.published,
@@ -32,6 +33,7 @@ class Deferred:
     """An autoencoder whose identity is known and whose weights are read when it first decodes or encodes.
 
     spec: its folder. image_shape: (C, H, W) of the images that it was used on, shape: (c, h, w) of their latents.
+    tile: see ``ditkit.encoders.tiling.in_tiles``.
     A copy of one that has not read them yet lets them go with itself.
     """
 
@@ -40,17 +42,19 @@ class Deferred:
     image_shape: Shape
     shape: Shape
     device: torch.device
+    tile: int | None = None
     net: Autoencoder | None = None
 
     def read(self) -> Autoencoder:
         """The network. UserError where the files are missing, damaged or of another autoencoder."""
         if self.net is None:
             net = load_autoencoder(self.spec, device=self.device)
+            assert isinstance(net, LatentAutoencoder)
             if net.identity != self.identity:
                 raise UserError(
                     f"autoencoder {self.spec} is {net.identity}, the latents are of {self.identity}: put that one there"
                 )
-            self.net = net
+            self.net = in_tiles(net, self.tile)
         return self.net
 
     def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -77,10 +81,17 @@ def autoencoder_of(data: Data, where: torch.device) -> Autoencoder:
                 f"--data.normalise {data.normalise} needs the statistics of a latent store, and --data {data.source} "
                 "is none: encode it with ditkit encode, or leave the option out"
             )
-        return load_autoencoder(data.autoencoder, device=where)
+        net = load_autoencoder(data.autoencoder, device=where)
+        if isinstance(net, LatentAutoencoder):
+            return in_tiles(net, data.tile)
+        if data.tile is not None:
+            raise UserError(f"tile {data.tile} does nothing without an autoencoder: leave the option out")
+        return net
     store = LatentStore(data.source)
     plan = store.plan
-    own = Deferred(str(store.folder / AUTOENCODER), plan.autoencoder.identity, plan.image_shape, plan.shape, where)
+    own = Deferred(
+        str(store.folder / AUTOENCODER), plan.autoencoder.identity, plan.image_shape, plan.shape, where, data.tile
+    )
     _check_belongs(data, store)
     if data.normalise == "published":
         return own

@@ -92,7 +92,7 @@ def start(recipe: AnyRecipe, out: Path, means: Means | None = None) -> str | Non
     means = means or Means(find_kind(recipe.kind))
     kind = means.kind(recipe)
     images, facts = means.data(recipe, kind.autoencoder)
-    learned, _ = split(images, recipe)
+    learned, held = split(images, recipe)
     trainer = Trainer(kind.task(facts, learned), recipe.train)
     run = create(out, kind.settings)
     run.append({"event": "start", "step": 0, "data": facts})
@@ -100,7 +100,7 @@ def start(recipe: AnyRecipe, out: Path, means: Means | None = None) -> str | Non
         run.append({"event": "data", "step": 0, "note": note})
         tqdm.write(note)
     with run.alone():
-        return _train(run, kind, trainer, learned, facts)
+        return _train(run, kind, trainer, (learned, held), facts)
 
 
 def resume(folder: Path, limits: dict[str, Any], means: Means | None = None) -> str | None:
@@ -126,7 +126,7 @@ def _go_on(run: Run[Any], limits: dict[str, Any], means: Means) -> str | None:
     images, facts = means.data(recipe, kind.autoencoder)
     if found and found.about["fingerprint"] != facts["fingerprint"]:
         raise UserError(f"data {facts['source']!r} changed since the run began: a resumed run needs the same images")
-    learned, _ = split(images, recipe)
+    learned, held = split(images, recipe)
     trainer = Trainer(kind.task(facts, learned), recipe.train)
     if found:
         _restore(trainer, found)
@@ -136,7 +136,7 @@ def _go_on(run: Run[Any], limits: dict[str, Any], means: Means) -> str | None:
     note = f"resumed at step {trainer.step}" + (f"; {dropped} later log records are made anew" if dropped else "")
     run.append({"event": "resume", "step": trainer.step, "note": note})
     tqdm.write(note)
-    return _train(run, kind, trainer, learned, facts)
+    return _train(run, kind, trainer, (learned, held), facts)
 
 
 def _restore(trainer: Trainer, found: checkpoint.Checkpoint) -> None:
@@ -152,13 +152,16 @@ def _restore(trainer: Trainer, found: checkpoint.Checkpoint) -> None:
     trainer.task.load(found.tensors("task") if trainer.task.state() else {})
 
 
-def _train(run: Run[Any], kind: Kind, trainer: Trainer, images: Examples, facts: dict[str, Any]) -> str | None:
-    recipe, settings = run.recipe, trainer.settings
+def _train(
+    run: Run[Any], kind: Kind, trainer: Trainer, data: tuple[Examples, Examples | None], facts: dict[str, Any]
+) -> str | None:
+    """data: what is learned from, and what is held out."""
+    recipe, settings, (images, held) = run.recipe, trainer.settings, data
 
     def make(step: int) -> Any:
         return batch(images, step=step, batch_size=settings.batch_size, seed=recipe.seed, flip=recipe.data.flip)
 
-    shown = kind.pictures(run, facts)
+    shown = kind.pictures(run, facts, held)
     hooks = [Hook(settings.checkpoint_every, lambda trainer: save(run, trainer, facts)), *shown]
     _log_skipped(run, trainer.step, images)
     with stop_on_signals(trainer):

@@ -16,12 +16,12 @@ from ditkit.base.registry import members
 from ditkit.base.tensors import save_tensors
 from ditkit.convert.autoencoder_diffusers import DiffusersAutoencoder
 from ditkit.convert.autoencoder_layout import AutoencoderLayout, arguments
+from ditkit.convert.autoencoder_places import CONFIG, WEIGHTS, files_of
 from ditkit.convert.files import read_state
 from ditkit.convert.layout import State
 from ditkit.encoders.autoencoder import Autoencoder, AutoencoderKL, Identity, LatentAutoencoder
 from ditkit.encoders.autoencoder_blocks import Stage
 
-CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 SCALE_OF_SD = 0.18215
 """Stable Diffusion 1 and 2 (Rombach et al. 2022); what diffusers assumes where a config.json does not say."""
 
@@ -32,8 +32,6 @@ EXPECTED: dict[str, Any] = {
     "latents_std": None,
 }
 """What a config.json may say, or leave out, for a ``LatentAutoencoder`` to be its network."""
-FOLDER = "autoencoder"
-"""Where a run and a latent store keep theirs."""
 
 
 def load_autoencoder(
@@ -44,17 +42,18 @@ def load_autoencoder(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Autoencoder:
-    """The autoencoder of a file or folder, frozen; pixel space for None.
+    """The autoencoder of a file, a folder or a name of the hub, frozen; pixel space for None.
 
-    spec: a folder with config.json and diffusion_pytorch_model.safetensors; the run that trained one, or a latent
-    store; or a file of weights in any known layout, whose config.json may lie beside it. scale, shift: win over those
-    of config.json. dtype: of the weights, in which it computes (see ``LatentAutoencoder.dtype``); bfloat16 takes half
-    the memory.
+    spec: a folder with config.json and diffusion_pytorch_model.safetensors; the run that trained one, a latent store,
+    or a pipeline of diffusers; a file of weights in any known layout, alone or among those of a whole checkpoint,
+    whose config.json may lie beside it; or OWNER/NAME of the hub, or OWNER/NAME/FOLDER.
+    scale, shift: win over those of config.json. dtype: of the weights, in which it computes (see
+    ``LatentAutoencoder.dtype``); bfloat16 takes half the memory.
     Raises UserError for files that are missing, cut short or of something else, and when nothing says the scale.
     """
     if spec is None:
         return Identity()
-    weights, config = _files(Path(spec))
+    weights, config = files_of(spec)
     said = _read_config(config) if config else {}
     net = build_autoencoder(
         read_state(weights),
@@ -63,7 +62,7 @@ def load_autoencoder(
         config=said,
         groups=said.get("norm_num_groups", 32),
         scale=said.get("scaling_factor") if scale is None else scale,
-        shift=(said.get("shift_factor") or 0.0) if shift is None else shift,
+        shift=said.get("shift_factor") if shift is None else shift,
     )
     return net.to(device, dtype)
 
@@ -122,20 +121,23 @@ def build_autoencoder(
     config: Mapping[str, Any] | None = None,
     groups: int = 32,
     scale: float | None = None,
-    shift: float = 0.0,
+    shift: float | None = None,
 ) -> LatentAutoencoder:
-    """The frozen network of a state dict of any known layout, float32.
+    """The frozen network of a state dict of any known layout, or of a checkpoint that it is a part of; float32.
 
-    origin: what errors call it. kind: of the network; config: what its config.json says. scale: None is
-    0.18215 for 4 latent channels, else a UserError. Raises UserError for an unknown layout and for weights that do not
-    fit together.
+    origin: what errors call it. kind: of the network; config: what its config.json says. scale, shift: None are those
+    of the checkpoint that it is a part of, else 0.18215 and 0 for 4 latent channels. Raises UserError for an unknown
+    layout, for weights that do not fit together or with the config, and where nothing says the scale.
     """
     try:
-        ours = recognise(state).to_ditkit(state)
+        layout, own = recognise(state)
+        ours = layout.to_ditkit(own)
         known = kind.arguments(arguments(ours), config or {})
+        usual = (scale, 0.0) if scale else layout.statistics(state) or _usual(known)
         with torch.device("meta"):
-            net = kind(**known, groups=groups, scale=scale or _usual_scale(known), shift=shift)
+            net = kind(**known, groups=groups, scale=usual[0], shift=usual[1] if shift is None else shift)
         _check_fit(net, ours)
+        _check_said(net, config or {})
     except UserError as error:
         raise UserError(f"autoencoder {origin}: {error}") from None
     except (KeyError, ValueError, TypeError) as error:
@@ -144,12 +146,15 @@ def build_autoencoder(
     return net.eval().requires_grad_(False)
 
 
-def recognise(state: State) -> type[AutoencoderLayout]:
-    """The layout whose marks are all among the keys; UserError that names a few keys when there is none."""
+def recognise(state: State) -> tuple[type[AutoencoderLayout], State]:
+    """The layout whose marks are all among the keys, and what is the autoencoder's of the state.
+
+    UserError that names a few keys when there is none.
+    """
     known = members("ditkit.convert", _is_layout)
     for layout in known.values():
-        if all(mark in state for mark in layout.marks):
-            return layout
+        if (own := layout.own(state)) is not None:
+            return layout, own
     few = ", ".join(sorted(state)[:3]) or "none at all"
     raise UserError(f"not an autoencoder of a known layout (keys: {few} ...): expected {' or '.join(sorted(known))}")
 
@@ -158,36 +163,13 @@ def _is_layout(value: Any) -> bool:
     return isinstance(value, type) and issubclass(value, AutoencoderLayout) and value is not AutoencoderLayout
 
 
-def _usual_scale(known: Mapping[str, Any]) -> float:
+def _usual(known: Mapping[str, Any]) -> tuple[float, float]:
     if known["latent_channels"] != 4:
         raise UserError(
             f"nothing says the scale of its {known['latent_channels']} latent channels: "
             f"put its {CONFIG} (scaling_factor, shift_factor) beside the weights"
         )
-    return SCALE_OF_SD
-
-
-def _files(spec: Path) -> tuple[Path, Path | None]:
-    """The weights' file and the config's (None: there is none). UserError that says which file belongs where."""
-    if (spec / FOLDER / CONFIG).is_file():
-        spec = spec / FOLDER
-    if (spec / "recipe.yaml").is_file():
-        raise UserError(
-            f"run {spec} has no {FOLDER}: expected a run of ditkit train-autoencoder that has come to a checkpoint"
-        )
-    if spec.is_dir():
-        for name in (CONFIG, WEIGHTS):
-            if not (spec / name).is_file():
-                inside = f"; {spec / 'vae'} looks like it" if (spec / "vae" / CONFIG).is_file() else ""
-                raise UserError(f"autoencoder {spec} lacks {name}: put the published {name} into this folder{inside}")
-        return spec / WEIGHTS, spec / CONFIG
-    if not spec.exists():
-        raise UserError(
-            f"autoencoder {spec} does not exist: put a folder with {CONFIG} and {WEIGHTS} (such as a copy of "
-            f"stabilityai/sd-vae-ft-ema) there, or set --data.autoencoder to such a folder, or to a file of weights"
-        )
-    beside = spec.parent / CONFIG
-    return spec, beside if beside.is_file() else None
+    return SCALE_OF_SD, 0.0
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -213,3 +195,16 @@ def _check_fit(net: LatentAutoencoder, state: State) -> None:
         raise UserError(f"weight {(missing or extra)[0]} is {'missing' if missing else 'one too many'}: copy it anew")
     if odd:
         raise UserError(f"weight {odd[0]} has shape {tuple(state[odd[0]].shape)}, expected {tuple(own[odd[0]].shape)}")
+
+
+def _check_said(net: LatentAutoencoder, said: Mapping[str, Any]) -> None:
+    """Raises UserError for a config.json that belongs to other weights: it may say another scale than theirs."""
+    for key, value in config_of(net).items():
+        if key in _OF_SHAPES and said.get(key, value) != value:
+            raise UserError(
+                f"its {CONFIG} says {key} {said[key]}, the weights have {value}: put the {CONFIG} of these there"
+            )
+
+
+_OF_SHAPES = ("in_channels", "out_channels", "latent_channels", "block_out_channels", "layers_per_block")
+"""What a config.json says that the weights' shapes say too."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -21,6 +22,9 @@ class AutoencoderLayout(ABC):
     finest_first: whether the decoder's stages count from full resolution, not in the order that they run in.
     mid: the modules in the middle; outside: further ones of both halves; older: names that it had before, read only.
     linear: whether the attention's weights are matrices, not 1x1 convolutions.
+    prefixes: of all keys, in files of its own and in checkpoints of a whole pipeline. training: how keys begin that
+    its training keeps beside it, and that are left behind.
+    pipelines: scale and shift that belong to it in a whole pipeline, by how keys begin that only this one has.
     """
 
     name: ClassVar[str]
@@ -34,6 +38,24 @@ class AutoencoderLayout(ABC):
     outside: ClassVar[dict[str, str]]
     older: ClassVar[dict[str, str]] = {}
     linear: ClassVar[bool]
+    prefixes: ClassVar[tuple[str, ...]] = ("",)
+    training: ClassVar[tuple[str, ...]] = ()
+    pipelines: ClassVar[Mapping[str, tuple[float, float]]] = {}
+
+    @classmethod
+    def own(cls, state: State) -> State | None:
+        """The autoencoder's part of a state dict, without its prefix; None where the marks are not there."""
+        for prefix in cls.prefixes:
+            if all(prefix + mark in state for mark in cls.marks):
+                named = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+                return {key: value for key, value in named.items() if not key.startswith(cls.training)}
+        return None
+
+    @classmethod
+    def statistics(cls, state: State) -> tuple[float, float] | None:
+        """Scale and shift, where the rest of the state dict says whose they are."""
+        said = (known for mark, known in cls.pipelines.items() if any(key.startswith(mark) for key in state))
+        return next(said, None)
 
     @classmethod
     def names(cls, stages: int, blocks: int) -> dict[str, str]:

@@ -1,4 +1,7 @@
-"""The layout of CompVis/latent-diffusion, which black-forest-labs/flux and SD 3's reference code use too."""
+"""The layout of CompVis/latent-diffusion, which black-forest-labs/flux and SD 3's reference code use too.
+
+Whole checkpoints of Stable Diffusion have it as their first stage; which model it is the part of says its scale.
+"""
 
 from __future__ import annotations
 
@@ -28,3 +31,10 @@ class LDMAutoencoder(AutoencoderLayout):
     }
     outside: ClassVar[dict[str, str]] = {"conv_in": "conv_in", "norm_out": "norm_out", "conv_out": "conv_out"}
     linear = False
+    prefixes = ("", "first_stage_model.")
+    training = ("loss.", "model_ema.")  # the discriminator and LPIPS
+    pipelines: ClassVar[dict[str, tuple[float, float]]] = {
+        "model.diffusion_model.joint_blocks.": (1.5305, 0.0609),  # Stable Diffusion 3, Esser et al. 2024
+        "conditioner.embedders.": (0.13025, 0.0),  # SDXL, Podell et al. 2023
+        "cond_stage_model.": (0.18215, 0.0),  # Stable Diffusion 1 and 2, Rombach et al. 2022
+    }

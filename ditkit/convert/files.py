@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, serialization
 
 from ditkit.base.errors import UserError
 
@@ -20,16 +20,17 @@ NESTED = ("ema", "state_dict", "model")
 
 
 def read_state(path: Path | str) -> dict[str, Tensor]:
-    """The state dict of a .safetensors file, or of a torch file that holds only tensors (.pt, .pth, .ckpt, .bin).
+    """The state dict of a .safetensors file, or of a torch file (.pt, .pth, .ckpt, .bin).
 
-    UserError when it cannot be read (truncated, or something else), or holds more than tensors and plain values.
+    Objects of other programs in it, such as what a trainer kept beside the weights, are passed over; none of their code
+    runs. UserError when it cannot be read (truncated, or something else) or holds no tensors.
     """
     path = Path(path)
     try:
         if path.suffix == ".safetensors":
             loaded = load_file(path)
-        else:  # files from before torch 1.6 are no zip archives and cannot be mapped
-            loaded = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        else:
+            loaded = _load_torch(path)
     except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(
@@ -39,6 +40,22 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
     if not state:
         raise UserError(f"{path} holds no tensors: expected a state dict, alone or under {', '.join(NESTED)}")
     return state
+
+
+def _load_torch(path: Path) -> Any:
+    if not zipfile.is_zipfile(path):  # from before torch 1.6: cannot be mapped, nor looked through beforehand
+        return torch.load(path, "cpu", weights_only=True)
+    unknown = serialization.get_unsafe_globals_in_checkpoint(path)
+    with serialization.safe_globals([(_Inert, name) for name in unknown]):
+        return torch.load(path, "cpu", weights_only=True, mmap=True)
+
+
+class _Inert:
+    """Stands for an object of another program: takes what would have made it, and does nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
 
 
 def _tensors(loaded: Any) -> dict[str, Tensor]:

@@ -41,7 +41,7 @@ Count = Annotated[int, Field(gt=0)]
 @dataclass(frozen=True, config=_STRICT)
 class Encoder:
     """The autoencoder: its identity (see ``Autoencoder``), its published normalisation (z - shift) scale, where it was
-    and the precision of its weights.
+    and the precision of its weights; the side in latents of the tiles that it took large images in (None: whole).
     """
 
     identity: str
@@ -49,6 +49,7 @@ class Encoder:
     shift: float
     spec: str
     precision: str
+    tile: Count | None = None
 
 
 @dataclass(frozen=True, config=_STRICT)

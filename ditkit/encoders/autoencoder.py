@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, Self
 
 import torch
@@ -152,12 +152,25 @@ class Posterior:
         return -log_density.sum(dim=(1, 2, 3))
 
 
+Network = Callable[[Tensor], Tensor]
+Apply = Callable[[Network, Tensor, float], Tensor]
+"""(network, x, zoom) to network(x), whose sides are ``zoom`` times those of x: at once, or in tiles."""
+
+
+def at_once(network: Network, x: Tensor, zoom: float) -> Tensor:
+    """An ``Apply``: network(x)."""
+    return network(x)
+
+
 @dataclasses.dataclass(frozen=True)
 class Autoencoded:
-    """What an autoencoder in training says of images: pixels (B, C, H, W), and penalties by name, (B,) each."""
+    """What an autoencoder in training says of images: pixels (B, C, H, W), penalties by name, (B,) each, and notes (see
+    ``ditkit.objectives.loss.Loss``).
+    """
 
     pixels: Tensor
     penalties: dict[str, Tensor]
+    notes: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
 class LatentAutoencoder(nn.Module):
@@ -253,14 +266,19 @@ class LatentAutoencoder(nn.Module):
         """q(z | x) of pixels (B, C, H, W), before normalisation."""
         return Posterior.of(self.moments(pixels))
 
-    def moments(self, pixels: Tensor) -> Tensor:
-        """Means and log variances (B, 2c, h, w) of pixels (B, C, H, W), before normalisation."""
-        patches = F.pixel_unshuffle(pixels.to(self.dtype), self.patch_size)  # B, C P^2, H/P, W/P
-        return self.quant_conv(self.encoder(patches)).to(pixels.dtype)
+    def moments(self, pixels: Tensor, apply: Apply = at_once) -> Tensor:
+        """Means and log variances (B, 2c, h, w) of pixels (B, C, H, W), before normalisation.
 
-    def reconstruct(self, z: Tensor) -> Tensor:
-        """Pixels (B, C, H, W) of latents (B, c, h, w) that are not normalised."""
-        patches = self.decoder(self.post_quant_conv(z.to(self.dtype)))
+        apply: how the part that sees a neighbourhood is applied.
+        """
+        patches = F.pixel_unshuffle(pixels.to(self.dtype), self.patch_size)  # B, C P^2, H/P, W/P
+        h = apply(self.encoder.descend, patches, self.patch_size / self.factor)
+        return self.quant_conv(self.encoder.through_middle(h)).to(pixels.dtype)
+
+    def reconstruct(self, z: Tensor, apply: Apply = at_once) -> Tensor:
+        """Pixels (B, C, H, W) of latents (B, c, h, w) that are not normalised; apply: see ``moments``."""
+        h = self.decoder.through_middle(self.post_quant_conv(z.to(self.dtype)))
+        patches = apply(self.decoder.ascend, h, self.factor / self.patch_size)
         return F.pixel_shuffle(patches, self.patch_size).to(z.dtype)
 
     def autoencode(self, pixels: Tensor, noise: Tensor) -> Autoencoded:
@@ -271,6 +289,10 @@ class LatentAutoencoder(nn.Module):
         """
         q = self.posterior(pixels)
         return Autoencoded(self.reconstruct(q.sample(noise)), {"kl": q.kl() / pixels[0].numel()})
+
+    def code_counts(self, pixels: Tensor) -> Tensor | None:
+        """How often each code stands for a latent of pixels (B, C, H, W), (codes,) int64; None without a codebook."""
+        return None
 
     def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
         """See ``Autoencoder``."""

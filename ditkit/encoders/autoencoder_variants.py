@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ditkit.encoders.autoencoder import Autoencoded, LatentAutoencoder
+from ditkit.encoders.autoencoder import Apply, Autoencoded, LatentAutoencoder, at_once
 from ditkit.nn.init import initialise
 
 CERTAIN = -30.0
@@ -71,33 +71,59 @@ class VQModel(LatentAutoencoder):
         """See ``LatentAutoencoder``."""
         return {"num_vq_embeddings": self.codebook.num_embeddings, "vq_embed_dim": self.latent_channels}
 
-    def moments(self, pixels: Tensor) -> Tensor:
+    def moments(self, pixels: Tensor, apply: Apply = at_once) -> Tensor:
         """See ``LatentAutoencoder``: the encoder's output as the mean, no variance to speak of."""
-        z = super().moments(pixels)
+        z = super().moments(pixels, apply)
         return torch.cat([z, torch.full_like(z, CERTAIN)], dim=1)
 
-    def nearest(self, z: Tensor) -> Tensor:
-        """The code nearest to each latent of z (B, c, h, w), the same shape; equation 2 of van den Oord et al."""
+    def indices(self, z: Tensor) -> Tensor:
+        """Of the code nearest to each latent of z (B, c, h, w): (B, h, w) int64; equation 1 of van den Oord et al."""
         codes_Kc = self.codebook.weight.to(z.dtype)
         rows_Nc = z.movedim(1, -1).flatten(0, -2)
         distance_NK = codes_Kc.square().sum(1) - 2 * rows_Nc @ codes_Kc.mT  # but for |z|^2, which ranks nothing
-        found_Nc = F.embedding(distance_NK.argmin(1), codes_Kc)
-        return found_Nc.unflatten(0, (z.shape[0], *z.shape[2:])).movedim(-1, 1)
+        return distance_NK.argmin(1).unflatten(0, (z.shape[0], *z.shape[2:]))
 
-    def reconstruct(self, z: Tensor) -> Tensor:
+    def codes(self, indices: Tensor, dtype: torch.dtype) -> Tensor:
+        """The codes (B, c, h, w) of indices (B, h, w)."""
+        return F.embedding(indices, self.codebook.weight.to(dtype)).movedim(-1, 1)
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """The code nearest to each latent of z (B, c, h, w), the same shape; equation 2 of van den Oord et al."""
+        return self.codes(self.indices(z), z.dtype)
+
+    def counts(self, indices: Tensor) -> Tensor:
+        """How often each code is among indices of any shape, (codes,) int64."""
+        return torch.bincount(indices.flatten(), minlength=self.codebook.num_embeddings)
+
+    def code_counts(self, pixels: Tensor) -> Tensor:
+        """See ``LatentAutoencoder``."""
+        return self.counts(self.indices(self.posterior(pixels).mean))
+
+    def reconstruct(self, z: Tensor, apply: Apply = at_once) -> Tensor:
         """See ``LatentAutoencoder``: of the nearest codes."""
-        return super().reconstruct(self.nearest(z))
+        return super().reconstruct(self.nearest(z), apply)
 
     def autoencode(self, pixels: Tensor, noise: Tensor) -> Autoencoded:
         """See ``LatentAutoencoder``; the gradient goes straight through from the codes to the encoder's output.
 
         Penalties, the two last terms of equation 3 of van den Oord et al., means over a sample's latents: "codebook"
-        |sg(z) - e|^2 moves the codes, "commitment" |z - sg(e)|^2 the encoder.
+        |sg(z) - e|^2 moves the codes, "commitment" |z - sg(e)|^2 the encoder. Note "codebook_perplexity", of the batch.
         """
         z = self.posterior(pixels).mean
-        e = self.nearest(z)
+        indices = self.indices(z)
+        e = self.codes(indices, z.dtype)
         penalties = {
             "codebook": (z.detach() - e).square().flatten(1).mean(1),
             "commitment": (z - e.detach()).square().flatten(1).mean(1),
         }
-        return Autoencoded(super().reconstruct(z + (e - z).detach()), penalties)
+        notes = {"codebook_perplexity": perplexity(self.counts(indices))[None]}
+        return Autoencoded(super().reconstruct(z + (e - z).detach()), penalties, notes)
+
+
+def perplexity(counts: Tensor) -> Tensor:
+    """exp of the entropy of codes that are met so often, (codes,): how many are in use evenly, () float32.
+
+    Of a batch it cannot be more than the batch has latents.
+    """
+    share = counts.float() / counts.sum()
+    return torch.special.entr(share).sum().exp()

@@ -20,9 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ditkit.base.errors import UserError
-from ditkit.encoders.autoencoder import AutoencoderKL, Posterior, Shape
-
-Network = Callable[[Tensor], Tensor]
+from ditkit.encoders.autoencoder import LatentAutoencoder, Network, Posterior, Shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Tiled:
     Raises UserError for an overlap that leaves no step between tiles.
     """
 
-    inner: AutoencoderKL
+    inner: LatentAutoencoder
     tile: int = 64
     overlap: int = 16
     passes: int = 8
@@ -57,12 +55,7 @@ class Tiled:
 
     def posterior(self, pixels: Tensor) -> Posterior:
         """q(z | x) of pixels (B, C, H, W), before normalisation. One image at a time."""
-        net, f = self.inner, self.inner.factor
-        rows = pixels.to(net.dtype).split(1)
-        moments = [
-            net.quant_conv(net.encoder.through_middle(self._tiled(net.encoder.descend, row, f, 1 / f))) for row in rows
-        ]
-        return Posterior.of(torch.cat(moments).to(pixels.dtype))
+        return Posterior.of(torch.cat([self.inner.moments(row, self._tiled) for row in pixels.split(1)]))
 
     def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
         """See ``Autoencoder``."""
@@ -72,14 +65,13 @@ class Tiled:
 
     def decode(self, latents: Tensor) -> Tensor:
         """See ``Autoencoder``. One image at a time."""
-        net = self.inner
-        rows = (latents / net.scale + net.shift).to(net.dtype).split(1)
-        wholes = [net.decoder.through_middle(net.post_quant_conv(row)) for row in rows]
-        return torch.cat([self._tiled(net.decoder.ascend, h, 1, net.factor) for h in wholes]).to(latents.dtype)
+        z = latents / self.inner.scale + self.inner.shift
+        return torch.cat([self.inner.reconstruct(row, self._tiled) for row in z.split(1)])
 
-    def _tiled(self, network: Network, x: Tensor, factor: int, zoom: float) -> Tensor:
-        """network(x), (1, c, zoom H, zoom W), in tiles of x (1, C, H, W), which has factor pixels a latent."""
+    def _tiled(self, network: Network, x: Tensor, zoom: float) -> Tensor:
+        """network(x), (1, c, zoom H, zoom W), in tiles of x (1, C, H, W); see ``Apply``."""
         height, width = x.shape[2:]
+        factor = max(1, round(1 / zoom))  # places of x for each latent, since one side of the network is the latents'
         if max(height, width) <= self.tile * factor:
             return network(x)
         sides = [spans_of(side // factor, self.tile, self.overlap) for side in (height, width)]
@@ -92,6 +84,11 @@ class Tiled:
                     network(part.of(x))
         with norms.applied():
             return blended(network, x, tiles, zoom)
+
+
+def in_tiles(net: LatentAutoencoder, tile: int | None) -> LatentAutoencoder | Tiled:
+    """The autoencoder, which takes images of more than ``tile`` latents a side apart, by a quarter overlapping."""
+    return net if tile is None else Tiled(net, tile, tile // 4)
 
 
 @dataclasses.dataclass(frozen=True)

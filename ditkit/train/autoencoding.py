@@ -88,9 +88,9 @@ class Autoencoding:
         likeness = torch.stack(list(parts.values())).sum(0).mean()
         parts |= {name: self.penalties[name] * value for name, value in made.penalties.items()}
         if self.net.discriminator is None or work.step < self.game_from:
-            return Loss(parts)
+            return Loss(parts, made.notes)
         game = self._game(self.net.discriminator, x, y, likeness)
-        return Loss(parts | game.parts, game.notes)
+        return Loss(parts | game.parts, made.notes | game.notes)
 
     def _game(self, discriminator: PatchDiscriminator, x: Tensor, y: Tensor, likeness: Tensor) -> Loss:
         judge = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}

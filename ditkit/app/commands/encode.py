@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic.dataclasses import dataclass
 
 from ditkit.app.cli import parse
+from ditkit.app.recipe import Tile
 from ditkit.base.errors import UserError
 from ditkit.train.settings import STRICT, Positive
 
@@ -22,7 +23,7 @@ class Options:
     data: str = ""
     """The images: digits (embedded), or a folder or .zip with one subfolder per class, or without classes."""
     autoencoder: str = ""
-    """The autoencoder's folder or file."""
+    """The autoencoder: a folder (also a run), a file of weights, or a name on the hub (OWNER/NAME[/FOLDER])."""
     out: Path | None = None
     """The store's folder: new, or one that was begun with the same settings."""
     size: int | tuple[int, int] | None = None
@@ -33,6 +34,8 @@ class Options:
     """How the latents are kept; the halves take half the space."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """How the autoencoder computes."""
+    tile: Tile | None = None
+    """Take images of more latents a side than this apart, to encode them in less memory; None: none."""
     shard: Positive = 512
     """Images per file; what is lost at most when it is killed."""
     device: str = "auto"
@@ -61,6 +64,7 @@ def main(args: Sequence[str]) -> int:
         channels=options.channels,
         dtype=options.dtype,
         precision=options.precision,
+        tile=options.tile,
         shard=options.shard,
         device=options.device,
         workers=options.workers,

@@ -1,4 +1,4 @@
-"""Say what a run or checkpoint is (size, recipe, step), or what there is to choose from: ditkit info solvers."""
+"""Say what a run, checkpoint or latent store is, or what there is to choose from: ditkit info solvers."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from ditkit.train.settings import STRICT
 
 @dataclass(frozen=True, config=STRICT)
 class Options:
-    """Say what a run, or a checkpoint file of this or a known foreign layout, is; or list the methods of a kind."""
+    """Say what a run, a latent store, or a checkpoint file of this or a known foreign layout, is; or list the methods
+    of a kind.
+    """
 
     what: Annotated[Path, tyro.conf.Positional]
-    """A run's folder, one of its checkpoints, or a .safetensors or .pt file of a known layout; or what there is to
-    choose from, with options and defaults: paths, predictions, densities, objectives, solvers, grids, ..."""
+    """The folder of a run, of one of its checkpoints or of a latent store, or a .safetensors or .pt file of a known
+    layout; or what there is to choose from, with options and defaults: paths, predictions, densities, solvers, ..."""
     recipe: bool = True
     """Print the whole recipe too."""
     heads: int | None = None
@@ -33,8 +35,11 @@ def main(args: Sequence[str]) -> int:
     """The command."""
     options = parse(Options, "info", args)
     from ditkit.app.listing import is_listed
+    from ditkit.data.store import is_store
 
     what = options.what
+    if is_store(what):
+        return _store(what)
     if (what / "manifest.json").is_file():
         return _run(what.resolve().parent.parent, what, options.recipe)
     if what.is_file():
@@ -42,6 +47,35 @@ def main(args: Sequence[str]) -> int:
     if (what / "recipe.yaml").is_file() or (what.is_dir() and not is_listed(str(what))):
         return _run(what, None, options.recipe)
     return _listing(str(what))
+
+
+def _store(folder: Path) -> int:
+    from ditkit.data.latents import LatentStore
+
+    store = LatentStore(folder)
+    plan, statistics = store.plan, store.manifest.statistics
+    (height, width), (channels, *sides) = plan.preprocessing.size, plan.shape
+    extras = [word for word, there in (("labels", plan.labels), ("captions", plan.captions)) if there]
+    _print(
+        {
+            "store": folder,
+            "images": f"{len(store):,} of {height}x{width}x{plan.preprocessing.channels}, and their mirror images",
+            "latents": f"{'x'.join(map(str, [*sides, channels]))} in {plan.dtype}, {len(store.manifest.rows)} shards",
+            "autoencoder": f"{plan.autoencoder.identity} ({plan.autoencoder.spec}, in {plan.autoencoder.precision})",
+            "published": f"(z - {plan.autoencoder.shift:g}) * {plan.autoencoder.scale:g}",
+            "measured mean": " ".join(f"{value:.4g}" for value in statistics.mean),
+            "measured std": " ".join(f"{value:.4g}" for value in statistics.std),
+            "with": ", ".join(extras) or "neither labels nor captions",
+            "classes": _named(plan.classes),
+            "left out": f"{len(store.manifest.skipped)} images that do not decode",
+            "made from": f"{plan.source.spec} ({plan.source.images:,} images), by ditkit {store.manifest.ditkit}",
+        }
+    )
+    return 0
+
+
+def _named(classes: Sequence[str]) -> str:
+    return f"{len(classes)} ({', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''})" if classes else "none"
 
 
 def _listing(word: str) -> int:
@@ -65,7 +99,6 @@ def _run(folder: Path, step: Path | None, show_recipe: bool) -> int:
     found = open_checkpoint(step or checkpoint.latest(folder))
     facts = found.about
     channels, height, width = facts["image_shape"]
-    names = facts["classes"]
     rows: dict[str, Any] = {
         "run": folder,
         "kind": kind.name,
@@ -75,9 +108,7 @@ def _run(folder: Path, step: Path | None, show_recipe: bool) -> int:
     rows |= {"trained for": f"{facts['seconds'] / 60:.1f} min"}
     rows |= {"data": f"{facts['source']} ({facts['images']:,} images of {height}x{width}x{channels})"}
     rows |= {"diffused in": facts["autoencoder"]}
-    rows |= {
-        "classes": f"{len(names)} ({', '.join(names[:10])}{', ...' if len(names) > 10 else ''})" if names else "none"
-    }
+    rows |= {"classes": _named(facts["classes"])}
     _print(rows | _cost(kind.network(run.recipe, facts), *kind.example(run.recipe, facts)))
     if show_recipe:
         print("\nrecipe:\n" + "".join(f"  {line}\n" for line in to_yaml(run.recipe).splitlines()), end="")

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from ditkit.app.cli import parse
 from ditkit.app.names import named
-from ditkit.app.recipe import Sampling
+from ditkit.app.recipe import Sampling, Tile
 from ditkit.base.errors import UserError
 from ditkit.base.files import check_new_folder
 from ditkit.train.settings import STRICT, Positive, Probability
@@ -131,6 +131,8 @@ class Options:
     """The moving average, or the weights themselves."""
     device: str | None = None
     """auto, cpu, cuda, ...; None: the recipe's."""
+    tile: Tile | None = None
+    """Decode images of more latents a side than this in tiles, which takes less memory; None: as in the recipe."""
     how: Annotated[How, tyro.conf.arg(name="")] = dataclasses.field(default_factory=How)
 
 
@@ -146,6 +148,9 @@ def main(args: Sequence[str]) -> int:
     out = options.out or run.samples / f"seed-{options.seed}"
     check_new_folder(out)
     check_sampling(run.recipe, sampling)
+    if options.tile is not None:
+        data = dataclasses.replace(run.recipe.data, tile=options.tile)
+        run = dataclasses.replace(run, recipe=dataclasses.replace(run.recipe, data=data))
     model = load_model(run, device=options.device, weights=options.weights)
     options.how.check_classes(sampling, model.classes)
     names = model.names(sampling)

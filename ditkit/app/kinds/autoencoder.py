@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from ditkit.app import build, reconstructing
 from ditkit.app.recipe import AutoencoderNetwork, AutoencoderRecipe
@@ -14,7 +15,8 @@ from ditkit.app.run import Run
 from ditkit.app.spending import BACKWARD, Item, Subject, Work, of_call, trained
 from ditkit.base import registry
 from ditkit.base.errors import UserError
-from ditkit.convert.autoencoder import FOLDER, save_autoencoder
+from ditkit.convert.autoencoder import save_autoencoder
+from ditkit.convert.autoencoder_places import FOLDER
 from ditkit.data.images import Examples
 from ditkit.data.store import is_store
 from ditkit.encoders.autoencoder import Identity, LatentAutoencoder
@@ -54,6 +56,8 @@ class AutoencoderRuns:
                 f"--data {recipe.data.source} with autoencoder {recipe.data.autoencoder}: an autoencoder learns from "
                 "images; give those, without --data.autoencoder"
             )
+        if recipe.data.tile is not None:
+            raise UserError(f"--data.tile {recipe.data.tile}: an autoencoder learns from whole images; leave it out")
         if recipe.train.compile:
             raise UserError("--train.compile True: an autoencoder's losses cannot be compiled; leave it out")
         self.autoencoder = Identity()
@@ -130,16 +134,21 @@ class AutoencoderRuns:
             autocast=build.autocast(recipe.train.precision, self.device),
         )
 
-    def pictures(self, run: Run[AutoencoderRecipe], facts: dict[str, Any]) -> list[Hook]:
-        """With each checkpoint: the moving average as a published autoencoder, and what it makes of a few images."""
-        return [Hook(self.settings.train.checkpoint_every, lambda trainer: self._publish(run, trainer))]
+    def pictures(self, run: Run[AutoencoderRecipe], facts: dict[str, Any], held: Examples | None) -> list[Hook]:
+        """With each checkpoint: the moving average as a published autoencoder, what it makes of a few images, and how
+        like they are (into the log too).
+        """
+        return [Hook(self.settings.train.checkpoint_every, lambda trainer: self._publish(run, trainer, held))]
 
-    def _publish(self, run: Run[AutoencoderRecipe], trainer: Trainer[Autoencoding]) -> None:
+    def _publish(self, run: Run[AutoencoderRecipe], trainer: Trainer[Autoencoding], held: Examples | None) -> None:
         net = trainer.ema.net.autoencoder
         assert isinstance(net, LatentAutoencoder)
         reconstructing.normalise(net, self.learned)
         save_autoencoder(net, run.folder / FOLDER)
         reconstructing.picture(net, self.learned, run.samples / f"step-{trainer.step:07d}.png")
+        reconstructing.tell(net, self.learned, held, run, trainer.step)
+        if trainer.finished:
+            tqdm.write(f"ditkit report {run.folder} shows the reconstructions, and measures them in full")
 
 
 def settled(perceptual: str) -> str:

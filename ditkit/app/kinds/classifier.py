@@ -65,7 +65,7 @@ class ClassifierRuns:
             autocast=build.autocast(recipe.train.precision, self.device),
         )
 
-    def pictures(self, run: Run[ClassifierRecipe], facts: dict[str, Any]) -> list[Hook]:
+    def pictures(self, run: Run[ClassifierRecipe], facts: dict[str, Any], held: Examples | None) -> list[Hook]:
         """None: a classifier draws nothing."""
         return []
 

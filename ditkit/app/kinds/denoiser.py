@@ -86,7 +86,7 @@ class DenoiserRuns:
         model = Model(Run(Path(), self.settings), 0, facts, denoiser, self.autoencoder, self.device)
         guiding.guide(sampling, model.classes, model.guides(sampling))
 
-    def pictures(self, run: Run[Recipe], facts: dict[str, Any]) -> list[Hook]:
+    def pictures(self, run: Run[Recipe], facts: dict[str, Any], held: Examples | None) -> list[Hook]:
         """Samples of the moving average, the same seeds and classes each time: samples/step-NNNNNNN.png; metrics."""
         look = Looking(run, facts, lambda trainer: self._model(run, trainer, facts), self.against)
         hooks = [
