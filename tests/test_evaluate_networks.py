@@ -276,7 +276,7 @@ def test_a_new_network_is_one_new_file(monkeypatch, tmp_path):
     )
     package = importlib.import_module(networks.PLACE)
     monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
-    assert {"inception", "dinov2", "clip", "meanpixel"} == set(networks.available())
+    assert {"inception", "dinov2", "clip", "pixels", "meanpixel"} == set(networks.available())
     network = load_network("meanpixel")
     result = evaluate_samples(pictures(9), None, pictures(9, index=1), None, network, progress=False)
     assert "frechet_distance" in result

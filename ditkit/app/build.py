@@ -281,11 +281,7 @@ def network(model: Model, process: Process, facts: Mapping[str, Any]) -> nn.Modu
 def backbone(model: Model, facts: Mapping[str, Any], **given_by_caller: Any) -> nn.Module:
     """The backbone that the recipe names for data of these facts: input_size (H, W) and channels."""
     kind = _find("backbone", model.backbone)
-    presets = kind.presets()
-    if model.preset is not None and model.preset not in presets:
-        raise unknown("preset", model.preset, presets)
-    preset = presets[model.preset] if model.preset else {}
-    given = preset | model.overrides()
+    given = configuration(model)
     missing = [p.name for p in registry.required(kind) if p.name not in {*given, "input_size", "in_channels"}]
     if missing:
         raise UserError(f"the model lacks {', '.join(missing)}: set --model.{missing[0]} ... or a --model.preset")
@@ -295,6 +291,14 @@ def backbone(model: Model, facts: Mapping[str, Any], **given_by_caller: Any) -> 
         **given_by_caller,
         **given,
     )
+
+
+def configuration(model: Model) -> dict[str, Any]:
+    """The constructor arguments that a preset and the leaves over it say. UserError for an unknown preset."""
+    presets = _find("backbone", model.backbone).presets()
+    if model.preset is not None and model.preset not in presets:
+        raise unknown("preset", model.preset, presets)
+    return (presets[model.preset] if model.preset else {}) | model.overrides()
 
 
 def device(name: str) -> torch.device:

@@ -126,18 +126,16 @@ def evaluate_run(
     whose bits per dimension are measured, once for each file of weights.
     """
     found, model, of, bits = [], None, "", None
+    total = len(variants.plans) * repeats
     for k, plan in enumerate(variants.plans):
         if model is None or plan.weights != variants.plans[k - 1].weights:
             model = load_model(run, step, device=device, weights=plan.weights)
             of = sha256(checkpoint_file(step, plan.weights))
             bits = _bits(model, likelihood, work, of) if likelihood and workers.leads else None
-        results = []
-        for r in range(repeats):
-            each = dataclasses.replace(plan, seed=plan.seed + r * plan.num)
-            label = _label(k * repeats + r + 1, len(variants.plans) * repeats)
-            results += _one_set(model, each, against, work, workers, of=of, npz=npz, label=label)
-        if workers.leads:
-            found.append(_with_bits(over_sets(results) if repeats > 1 else results[0], bits))
+        labels = [set_label(k * repeats + r + 1, total) for r in range(repeats)]
+        result = evaluate_model(model, plan, against, work, workers, of=of, npz=npz, labels=labels)
+        if result is not None:
+            found.append(_with_bits(result, bits))
     return found
 
 
@@ -161,22 +159,45 @@ def _with_bits(found: dict[str, Any], bits: dict[str, Any] | None) -> dict[str, 
     return result({**scores, "bits_per_dim": bits["bits_per_dim"]}, said, found["about"])
 
 
+def evaluate_model(
+    model: Model,
+    plan: Plan,
+    against: Reference,
+    work: Work,
+    workers: Workers,
+    *,
+    of: str,
+    npz: Path | None = None,
+    labels: Sequence[str] = ("samples",),
+) -> dict[str, Any] | None:
+    """The result of a plan, over as many sets of samples as there are labels; None in processes that do not lead.
+
+    of: the weights' fingerprint. labels: of each set's progress bar; the seeds of one set follow those of another.
+    """
+    results = []
+    for r, label in enumerate(labels):
+        each = dataclasses.replace(plan, seed=plan.seed + r * plan.num)
+        results.append(_one_set(model, each, against, work, workers, of=of, npz=npz, label=label))
+    if not workers.leads:
+        return None
+    return over_sets(results) if len(results) > 1 else results[0]
+
+
 def _one_set(
     model: Model, plan: Plan, against: Reference, work: Work, workers: Workers, *, of: str, npz: Path | None, label: str
-) -> list[dict[str, Any]]:
-    """The result of one set of samples, from before or measured now, in a list; of: the weights' fingerprint."""
+) -> Any:
+    """The result of one set of samples, from before or measured now; None in processes that do not lead."""
     store = work.place(protocol_hash(protocol(RunSamples.of(model, plan), against)), of)
     done = work.finished(store)
     if done is None:
         done = evaluate(model, against, plan, store=store, workers=workers, npz=npz, progress=label)
-        if done is None:
-            return []
-        done["about"]["weights_sha256"] = of
-        work.keep(store, done)
-    return [done]
+        if done is not None:
+            done["about"]["weights_sha256"] = of
+            work.keep(store, done)
+    return done
 
 
-def _label(k: int, total: int) -> str:
+def set_label(k: int, total: int) -> str:
     return "samples" if total == 1 else f"samples {k} of {total}"
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ditkit.app import build
+from ditkit.app.reproduction.protocol import summaries
 from ditkit.base import registry
 from ditkit.base.errors import nearest
 from ditkit.objectives import weights
@@ -18,6 +19,7 @@ _GROUPS = {"backbone": "model.", "autoencoder": "network.", "solver": "", "grid"
 
 LISTED: dict[str, tuple[Callable[[], Mapping[str, Any]], str]] = {
     **{_PLURALS[k]: (functools.partial(build.known, k), f"--{_GROUPS.get(k, 'process.')}{k}") for k in build.KINDS},
+    "protocols": (summaries, "ditkit reproduce"),
     "weights": (weights.known, "--process.objective-options weight"),
     "forms": (lambda: langevin.FORMS, "--solver euler_maruyama --solver-options w"),
 }
@@ -52,12 +54,13 @@ def listing(word: str) -> str:
 
 
 def _summary(method: Any) -> str:
-    """The first paragraph of the docstring."""
-    return " ".join(inspect.cleandoc(method.__doc__ or "").split("\n\n")[0].split())
+    """What it says of itself, or the first paragraph of the docstring."""
+    said = method if isinstance(method, str) else inspect.cleandoc(method.__doc__ or "")
+    return " ".join(said.split("\n\n")[0].split())
 
 
 def _options(method: Any) -> str:
-    options = registry.options(method).values()
+    options = registry.options(method).values() if callable(method) else []
     given = [f"{p.name} {_shown(p.default)}" for p in options if isinstance(p.default, _PLAIN)]
     return f"options: {', '.join(given)}" if given else ""
 

@@ -24,6 +24,8 @@ class DataAtOne(nn.Module):
     changes its sign, the other rows do not. A second half of channels (SiT's unused learned variance) is left out.
     """
 
+    name = "data_at_one"
+
     def __init__(self, net: nn.Module, prediction: Prediction) -> None:
         super().__init__()
         self.net = net

@@ -38,9 +38,9 @@ def cached_reference(folder: Path | str, fingerprint: str, make: Callable[[], Si
     try:
         return load_side(path, fingerprint)
     except UserError:
-        side = make()
-        save_side(path, side, fingerprint)
-        return side
+        save_side(path, make(), fingerprint)
+        # as it is read, also the first time: how a tensor lies in memory moves the last digit of its products
+        return load_side(path, fingerprint)
 
 
 def save_side(path: Path | str, side: Side, fingerprint: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -58,7 +58,7 @@ class Options:
     labels: Literal["balanced", "random"] = "balanced"
     """balanced: each class in turn; random: each class as likely, drawn from the seed."""
     features: str = "self"
-    """Feature network: inception, dinov2, clip, or self, a classifier trained on the reference."""
+    """Feature network: inception, dinov2, clip, pixels (of small images), or self, a classifier of the reference."""
     features_weights: str | None = None
     """The feature network's file or folder; None: where it looks for them."""
     likelihood: Positive | None = None
@@ -128,7 +128,7 @@ def _run(options: Options, place: str, workers: Workers) -> int:
     if options.npz is not None and sets > 1:
         raise UserError(f"--npz {options.npz} is one file for {sets} sets of samples: measure one at a time")
     device = workers.device(options.device or run.recipe.train.device)
-    with _work(options.out or run.folder, workers) as work:
+    with working(options.out or run.folder, workers) as work:
         with workers.leader_first():
             model = load_model(run, step, device=device)
             for scale in options.sweep.guidance or (options.how.guidance,):
@@ -168,7 +168,7 @@ def _files(options: Options, place: str, workers: Workers) -> int:
     check_enough(options.scores, len(samples))
     samples.numbered(classes_of(options.reference))  # an unknown class is said before long work
     out = options.out or Path(place).with_name(f"{Path(place).stem}-evaluation")
-    with _work(out, workers) as work:
+    with working(out, workers) as work:
         with workers.leader_first():
             against = open_reference(
                 options.reference,
@@ -218,8 +218,8 @@ def _space(options: Options) -> Any:
 
 
 @contextlib.contextmanager
-def _work(out: Path, workers: Workers) -> Any:
-    """The call's folder for what is not done yet; no other call may be at it."""
+def working(out: Path, workers: Workers) -> Iterator[Work]:
+    """The call's folder, below that of its results, for what is not done yet. UserError where another is at it."""
     from ditkit.app.evaluating import WORK, Work
     from ditkit.base.files import alone
 

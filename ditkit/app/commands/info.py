@@ -34,6 +34,7 @@ class Options:
 def main(args: Sequence[str]) -> int:
     """The command."""
     options = parse(Options, "info", args)
+    from ditkit.app.listing import is_listed
     from ditkit.data.store import is_store
 
     what = options.what
@@ -41,10 +42,10 @@ def main(args: Sequence[str]) -> int:
         return _store(what)
     if (what / "manifest.json").is_file():
         return _run(what.resolve().parent.parent, what, options.recipe)
-    if what.is_dir():
-        return _run(what, None, options.recipe)
     if what.is_file():
         return _foreign(options)
+    if (what / "recipe.yaml").is_file() or (what.is_dir() and not is_listed(str(what))):
+        return _run(what, None, options.recipe)
     return _listing(str(what))
 
 
