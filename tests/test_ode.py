@@ -15,7 +15,7 @@ from torch import Tensor
 from ditkit.base.errors import UserError
 from ditkit.process import grids
 from ditkit.process.continuous import EDM, GVP, VP, Linear
-from ditkit.process.denoiser import Denoise, Denoised
+from ditkit.process.denoiser import Denoise, Denoised, clipped
 from ditkit.process.path import DDPMLinear, Path, over
 from ditkit.solvers.ancestral import ddim
 from ditkit.solvers.consistency import consistency
@@ -200,6 +200,15 @@ class Broken:
 def nothing(solver: Callable[..., Any], ts: list[float], denoise: Denoise | None = None, **options: Any) -> object:
     ts_tensor = torch.tensor(ts, dtype=torch.float64)
     return list(solver(denoise or DATA.on(VP()), normal(3, 2), ts_tensor, noise=lambda k: normal(3, 2), **options))
+
+
+@pytest.mark.parametrize("solver", [heun, rk4])
+def test_a_clipped_denoiser_can_be_asked_about_the_clean_end(solver: Any):
+    denoise, x, ts = DATA.on(Linear()), normal(3, 2), grids.uniform(Linear(), 4)
+    options: dict[str, Any] = {"variable": "time", "at_clean_end": True}
+    wide = run(solver, clipped(denoise, -1e3, 1e3), x, ts, **options)
+    torch.testing.assert_close(wide, run(solver, denoise, x, ts, **options))
+    assert bool(run(solver, clipped(denoise), x, ts, **options).isfinite().all())
 
 
 REFUSED: dict[str, Callable[[], object]] = {
