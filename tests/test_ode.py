@@ -15,7 +15,7 @@ from torch import Tensor
 from ditkit.base.errors import UserError
 from ditkit.process import grids
 from ditkit.process.continuous import EDM, GVP, VP, Linear
-from ditkit.process.denoiser import Denoise, Denoised
+from ditkit.process.denoiser import Denoise, Denoised, clipped
 from ditkit.process.path import DDPMLinear, Path, over
 from ditkit.solvers.ancestral import ddim
 from ditkit.solvers.consistency import consistency
@@ -202,6 +202,15 @@ def nothing(solver: Callable[..., Any], ts: list[float], denoise: Denoise | None
     return list(solver(denoise or DATA.on(VP()), normal(3, 2), ts_tensor, noise=lambda k: normal(3, 2), **options))
 
 
+@pytest.mark.parametrize("solver", [heun, rk4])
+def test_a_clipped_denoiser_can_be_asked_about_the_clean_end(solver: Any):
+    denoise, x, ts = DATA.on(Linear()), normal(3, 2), grids.uniform(Linear(), 4)
+    options: dict[str, Any] = {"variable": "time", "at_clean_end": True}
+    wide = run(solver, clipped(denoise, -1e3, 1e3), x, ts, **options)
+    torch.testing.assert_close(wide, run(solver, denoise, x, ts, **options))
+    assert bool(run(solver, clipped(denoise), x, ts, **options).isfinite().all())
+
+
 REFUSED: dict[str, Callable[[], object]] = {
     "variable 'nose'": lambda: nothing(heun, [1, 0.5], variable="nose"),
     "0.2, 0.5": lambda: nothing(rk4, [0.2, 0.5]),
@@ -209,6 +218,14 @@ REFUSED: dict[str, Callable[[], object]] = {
     "order 5": lambda: nothing(lms, [1, 0.5], order=5),
     "node 0": lambda: nothing(edm, [1, 0.5], node=0.0),
     "s_churn -1": lambda: nothing(edm, [1, 0.5], s_churn=-1.0),
+    "s_min 3, s_max 2": lambda: nothing(edm, [1, 0.5], s_min=3.0, s_max=2.0),
+    "s_max nan": lambda: nothing(edm_euler, [1, 0.5], s_max=math.nan),
+    "t_min -1": lambda: nothing(dopri5, [1, 0.5, 0], t_min=-1.0),
+    "t_min 2": lambda: nothing(dopri5, [1, 0.5, 0], t_min=2.0),
+    "t_min 0.6": lambda: nothing(dopri5, [1, 0.5, 0], t_min=0.6),
+    "t_min nan": lambda: nothing(dopri5, [1, 0], t_min=math.nan),
+    "rtol inf": lambda: nothing(dopri5, [1, 0], rtol=math.inf),
+    "sigma_min 1000": lambda: nothing(consistency, [1, 0.5], sigma_min=1000.0),
     "s_noise nan": lambda: nothing(edm_euler, [1, 0.5], s_noise=math.nan),
     "rtol 0": lambda: nothing(dopri5, [1, 0.5], rtol=0.0),
     "'noise' is infinite": lambda: nothing(dopri5, [1, 0.5], DATA.on(Linear()), variable="noise"),

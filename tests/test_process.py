@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from ditkit.process.density import Uniform
 from ditkit.process.gaussian import discretized_gaussian_log_likelihood, normal_cdf, normal_kl
 from ditkit.process.grid import Respaced, chain_grid, respaced_indices
 from ditkit.process.grids import uniform as sampling_grid
-from ditkit.process.path import DDPMLinear, DiscretePath, Path
+from ditkit.process.path import DDPMLinear, DiscretePath, Path, ScaledLinear
 from ditkit.process.prediction import Prediction, split_variance
 from tests.exact import DISCRETE, PATHS, PREDICTIONS, Straight, normal
 
@@ -120,9 +121,31 @@ def test_betas_out_of_range_are_refused(betas: list[float]):
         DiscretePath(torch.tensor(betas))
 
 
-def test_a_linear_schedule_of_too_few_steps_says_how_many_it_needs():
-    with pytest.raises(UserError, match=r"steps 10: .*20"):
-        DDPMLinear(steps=10)
+@pytest.mark.parametrize(
+    ("path", "options", "said"),
+    [
+        (DDPMLinear, {"steps": 10}, r"steps 10: .*at least 20"),
+        (ScaledLinear, {"steps": 11}, r"steps 11: .*at least 12"),
+        (ScaledLinear, {"steps": 0}, r"steps 0: .*at least 12"),
+        (ScaledLinear, {"first": -0.1}, r"beta from -0\.1 to 0\.012: expected 0 < first"),
+        (ScaledLinear, {"last": 1e-4}, r"beta from 0\.00085 to 0\.0001: expected .*first <= last"),
+    ],
+)
+def test_betas_that_no_chain_can_have_are_refused_with_what_it_needs(path: type[Path], options: Any, said: str):
+    with pytest.raises(UserError, match=said):
+        path(**options)
+
+
+@pytest.mark.parametrize("kind", [DDPMLinear, ScaledLinear])
+@pytest.mark.parametrize("steps", [50, 200, 4000])
+def test_a_chain_of_any_length_noises_as_the_one_of_1000_steps_does(kind: Any, steps: int):
+    t = torch.tensor([0.2, 0.5, 0.9, 1.0], dtype=torch.float64)
+    # betas of fewer steps are larger, and log(1 - beta) of a larger beta is more than proportional
+    close(kind(steps=steps).log_snr(t), kind().log_snr(t), rtol=0, atol=0.03 + 50 / steps)
+
+
+def test_the_scaled_linear_chain_of_1000_steps_is_the_published_one_to_the_bit():
+    assert torch.equal(ScaledLinear().betas, torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2)
 
 
 # --- rows ---

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from ditkit.base.registry import members
 from ditkit.objectives import weights
 from ditkit.objectives.loss import Draws
 from ditkit.objectives.matching import simple
-from ditkit.process.continuous import VP, FunctionPath, Linear
+from ditkit.process.continuous import VE, VP, FunctionPath, Linear, SubVP
 from ditkit.process.denoiser import Denoiser
 from ditkit.process.path import Path, over
 from ditkit.process.prediction import EDM, X0, Eps, Prediction, Score, Velocity
@@ -119,10 +120,50 @@ def test_a_path_of_the_users_two_functions_is_the_same_path():
     assert constant.d_sigma(TIMES).tolist() == [3.0] * len(TIMES)
 
 
-@pytest.mark.parametrize(("alpha", "sigma"), [(lambda t: 0.5 - t, lambda t: t), (lambda t: 1 - t, lambda t: t - 0.2)])
-def test_a_path_without_image_or_noise_is_refused(alpha, sigma):
-    with pytest.raises(UserError, match=r"(alpha|sigma) at t = 0\.\d+: expected .* above 0"):
+def _falling(t: Tensor) -> Tensor:
+    return 1 - t
+
+
+def _rising(t: Tensor) -> Tensor:
+    return t
+
+
+NO_PATHS = {
+    "no image": (lambda t: 0.5 - t, _rising, r"alpha at t = 0\.5: expected .* above 0"),
+    "no noise": (_falling, lambda t: t - 0.2, r"sigma at t = 0\.001: expected .* above 0"),
+    "reversed": (_rising, _falling, r"alpha 0, sigma 1 at t = 0: .*data are at t = 0.*swap"),
+    "noise that ends": (_falling, lambda t: t * (1 - t), r"sigma 0 at t = 1: expected above 0"),
+    "no less signal": (lambda t: 1 - t / 2, lambda t: t * (1.1 - t), r"log-SNR .* at t = 0\.\d+.*fall all the way"),
+    "a wave": (lambda t: 1.0, lambda t: t + 0.3 * torch.sin(12 * t), r"log-SNR|above 0"),
+    "a number's function": (lambda t: math.cos(t), _rising, r"alpha\(t\) raises .*torch\.cos"),
+    "no derivative": (lambda t: 2 - t.detach(), _rising, r"alpha\(t\) varies, but has no derivative"),
+    "nothing": (_falling, lambda t: None, r"sigma\(t\) of 1001 times gives None"),
+    "another shape": (lambda t: torch.ones(3), _rising, r"alpha\(t\) .* gives shape \(3,\)"),
+    "an infinite end": (_falling, lambda t: t / (1 - t), r"sigma at t = 1 is inf: expected a finite number"),
+    "NaN": (lambda t: torch.sqrt(0.5 - t), _rising, r"alpha at t = 0\.501 is nan"),
+}
+
+
+@pytest.mark.parametrize(("alpha", "sigma", "said"), NO_PATHS.values(), ids=NO_PATHS)
+def test_functions_that_make_no_path_from_data_to_noise_are_refused(alpha: Any, sigma: Any, said: str):
+    with pytest.raises(UserError, match=said):
         FunctionPath(alpha, sigma)
+
+
+@pytest.mark.parametrize("kind", [VP, SubVP])
+@pytest.mark.parametrize(
+    "betas", [(-5.0, 20.0), (0.0, 0.0), (0.1, 1e6), (math.nan, 20.0), (0.1, math.nan), (0.1, math.inf), (5.0, 1.0)]
+)
+def test_betas_that_make_no_path_are_refused(kind: type[VP], betas: tuple[float, float]):
+    with pytest.raises(UserError, match=r"beta_min \S+, beta_max \S+: expected 0 < beta_min"):
+        kind(beta_min=betas[0], beta_max=betas[1])
+
+
+@pytest.mark.parametrize("kind", [VE, type(PATHS["edm"])])
+@pytest.mark.parametrize("sigmas", [(0.01, math.inf), (0.0, 1.0), (math.nan, 1.0), (2.0, 1.0)])
+def test_sigmas_that_make_no_path_are_refused(kind: Any, sigmas: tuple[float, float]):
+    with pytest.raises(UserError, match=f"sigma from {sigmas[0]} to {sigmas[1]}: expected 0 < sigma_min < sigma_max"):
+        kind(sigma_min=sigmas[0], sigma_max=sigmas[1])
 
 
 @every_path

@@ -217,6 +217,7 @@ def test_wrong_options_are_errors_before_any_work(solver, options, why: str, pat
         ({"predictor": "eluer"}, "did you mean 'euler'"),
         ({"corrector": "none"}, "annealed_langevin, langevin"),
         ({"corrections": -1}, "corrections >= 0"),
+        ({"snr": math.nan}, "snr > 0"),
         ({"snr": 0.0}, "snr > 0"),
     ],
 )

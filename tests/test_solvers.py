@@ -145,6 +145,15 @@ def test_inversion_finds_the_noise_that_ddim_turns_into_the_image(path: Path):
     assert not torch.allclose(image, start, atol=0.3)
 
 
+def test_inversion_of_a_single_step_or_of_what_is_no_image_is_refused():
+    data, image = GaussianData(DDPMLinear(), 0.4, 0.5), normal(2, 3)
+    with pytest.raises(UserError, match=r"1 positive time: .*at least 2"):
+        ddim_invert(data, image, torch.tensor([1.0, 0.0], dtype=torch.float64))
+    image[1, 0] = torch.nan
+    with pytest.raises(UserError, match="image 1 of the batch is not finite"):
+        ddim_invert(data, image, torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64))
+
+
 @every_solver
 def test_samples_of_a_batch_do_not_depend_on_one_another(solver):
     path = DDPMLinear()

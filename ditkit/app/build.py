@@ -31,7 +31,7 @@ from ditkit.objectives.loss import Draws
 from ditkit.objectives.neighbours import References
 from ditkit.process.denoiser import Denoise, Denoised, Denoiser
 from ditkit.process.density import Density
-from ditkit.process.grids import check
+from ditkit.process.grids import check, noise_level
 from ditkit.process.path import Path
 from ditkit.process.prediction import Prediction
 from ditkit.sample import Solver
@@ -200,7 +200,22 @@ def check_solver(path: Path, sampling: Sampling) -> None:
 
 def _check_drawing(standin: Denoise, sampling: Sampling, start: float = 1.0) -> None:
     ts, x = grid(sampling, standin.path, start), torch.zeros(1, 1, 1, 1)
+    _check_start(standin.path, ts)
     next(solver(sampling)(standin, x, ts, noise=lambda k: x))
+
+
+LEAST_NOISE = 3.0
+"""sigma / alpha from which samples may start as noise: an image of variance 1 is then at most a tenth of the power."""
+
+
+def _check_start(path: Path, ts: torch.Tensor) -> None:
+    """Raises UserError where sampling, which starts from noise alone, would start where an image ought to show."""
+    if (level := float(noise_level(path, ts[0]))) < LEAST_NOISE:
+        raise UserError(
+            f"the grid begins at t = {float(ts[0]):g}, noise level (sigma / alpha) {level:g}: samples start from noise "
+            f"alone, which is too little noise; expected {LEAST_NOISE:g} or more: --grid-options with a larger t_max "
+            "or sigma_max, or times that begin nearer to 1; where t is 1, --process.path-options that reach noise"
+        )
 
 
 def _any_references() -> References:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ditkit.base import rng
+from ditkit.base.errors import UserError
 from ditkit.condition import NULL_LABEL, Condition
 from ditkit.objectives.loss import Draws, Loss, mean_flat
 from ditkit.objectives.matching import squared_error
@@ -130,9 +131,10 @@ def knn(
     """``simple`` against ``neighbours_mean`` (Niedoba et al. 2024), within the class of each sample; x0: (B, C, ...).
 
     references: the training images, as the network sees them. k, n: see neighbours_mean. weight: see ``simple``. The
-    noise draws key its own draws. UserError where k is more than there are images.
+    noise draws key its own draws. UserError where k is more than there are images, or n below 0.
     """
     references.check(k)
+    _check_n(n)
     x_t = denoiser.path.mix(x0, draws.eps, draws.t)
     uniform = torch.stack([_uniform_of(row, n) for row in draws.eps.flatten(1)[:, :4].float().cpu()])
     mean = _mean_in_class(denoiser.path, x_t, draws.t, references, k, uniform, denoiser.condition)
@@ -152,6 +154,11 @@ def _mean_in_class(
         times, drawn = t[here.to(t.device)] if t.dim() else t, uniform[here.to(uniform.device)]
         mean[here] = neighbours_mean(path, x_t[here], times, references.of(c), k, drawn)
     return mean
+
+
+def _check_n(n: int) -> None:
+    if n < 0:
+        raise UserError(f"n {n}: expected at least 0, how many images are drawn besides the k nearest; 0 draws none")
 
 
 def _uniform_of(noise: Tensor, n: int) -> Tensor:
@@ -178,6 +185,7 @@ class KNNDenoiser:
 
     def __post_init__(self) -> None:
         self.references.check(self.k)
+        _check_n(self.n)
 
     def given(self, condition: Condition) -> KNNDenoiser:
         """The same denoiser under another condition."""

@@ -18,6 +18,8 @@ class VP(Path):
     name = "vp"
 
     def __init__(self, *, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
+        """UserError unless 0 < beta_min <= beta_max, and something of the image is left at t = 1, as float64 see it."""
+        _check_betas(beta_min, beta_max)
         self.beta_min, self.beta_max = beta_min, beta_max
 
     def log_alpha(self, t: Tensor) -> Tensor:
@@ -143,15 +145,17 @@ class GVP(Path):
 class FunctionPath(Path):
     """A path given as two functions of t (float64, any shape); derivatives by automatic differentiation.
 
-    UserError unless alpha > 0 and sigma > 0 inside (0, 1). A path whose alpha / sigma does not fall all the way has no
-    inverse: grids of noise levels refuse it, grids in t take it.
+    UserError unless both give a finite tensor in the shape of t (or a constant), positive inside (0, 1), with little
+    noise at t = 0 (data), some at t = 1, and a log-SNR that falls all the way from 0 to 1.
     """
 
     name = "functions"
 
     def __init__(self, alpha: Callable[[Tensor], Tensor | float], sigma: Callable[[Tensor], Tensor | float]) -> None:
+        _check_function("alpha", alpha)
+        _check_function("sigma", sigma)
         self._alpha, self._sigma = _of_a_tensor(alpha), _of_a_tensor(sigma)
-        _check_positive(self)
+        _check_path(self)
 
     def alpha(self, t: Tensor) -> Tensor:
         return self._alpha(t)
@@ -166,19 +170,79 @@ class FunctionPath(Path):
         return torch.func.jvp(self._sigma, (t,), (torch.ones_like(t),))[1]
 
 
+LARGEST_START = 0.2
+"""sigma / alpha at t = 0 up to which a path is taken to begin at data; published ones begin below 0.02."""
+
+
 def _of_a_tensor(function: Callable[[Tensor], Tensor | float]) -> Callable[[Tensor], Tensor]:
     """The function, a constant one too, as a tensor in the shape of t."""
     return lambda t: function(t) + torch.zeros_like(t)
 
 
-def _check_positive(path: Path) -> None:
-    t = torch.linspace(0, 1, 1001, dtype=torch.float64)[1:-1]
-    for name, values in (("alpha", path.alpha(t)), ("sigma", path.sigma(t))):
-        if not bool((values > 0).all()):
-            bad = t[~(values > 0)][0].item()
+def _times() -> Tensor:
+    return torch.linspace(0, 1, 1001, dtype=torch.float64)
+
+
+def _check_function(name: str, function: Callable[[Tensor], Tensor | float]) -> None:
+    """UserError unless the function of times (N,) gives N finite numbers, or one for all, of each time its own."""
+    t, wanted = _times(), "expected a function of a tensor of times made of torch's functions, such as torch.cos"
+    try:
+        values, alone = function(t), function(t[0])
+    except Exception as error:  # a function of the user's: whatever it raises
+        raise UserError(f"{name}(t) raises {type(error).__name__} ({error}): {wanted}") from None
+    for value, at in ((values, t), (alone, t[0])):
+        constant = isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.dim() == 0)
+        if not constant and not (isinstance(value, Tensor) and value.shape == at.shape):
+            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+            raise UserError(f"{name}(t) of {len(t)} times gives {got}: {wanted}, which gives a number for each time")
+    found = torch.as_tensor(values, dtype=torch.float64).expand_as(t)
+    finite = found.isfinite()
+    if not bool(finite.all()):
+        bad = int((~finite).nonzero()[0])
+        raise UserError(f"{name} at t = {t[bad]:g} is {found[bad]:g}: expected a finite number from t = 0 to t = 1")
+    slope = torch.func.jvp(_of_a_tensor(function), (t,), (torch.ones_like(t),))[1]
+    if bool((slope == 0).all()) and bool((found != found[0]).any()):
+        raise UserError(f"{name}(t) varies, but has no derivative: {wanted}")
+
+
+def _check_path(path: Path) -> None:
+    """UserError unless a path leads from data at t = 0 to noise at t = 1 and loses signal at every step of the way."""
+    t = _times()
+    alpha, sigma = path.alpha(t), path.sigma(t)
+    if sigma[0].abs() > LARGEST_START * alpha[0]:
+        raise UserError(
+            f"alpha {alpha[0]:g}, sigma {sigma[0]:g} at t = 0: expected sigma below {LARGEST_START:g} alpha, as data "
+            "are at t = 0 and noise at t = 1: swap the two functions, or give f(1 - t) for f(t) where data are at t = 1"
+        )
+    for name, values in (("alpha", alpha), ("sigma", sigma)):
+        if not bool((values[1:-1] > 0).all()):
+            bad = t[1:-1][~(values[1:-1] > 0)][0].item()
             raise UserError(f"{name} at t = {bad:g}: expected a number above 0 everywhere between t = 0 and t = 1")
+    if not sigma[-1] > 0:
+        raise UserError(f"sigma {sigma[-1]:g} at t = 1: expected above 0, as noise is at t = 1")
+    # rounding may leave an alpha(1) or sigma(0) of zero a little below it
+    log_snr = alpha.clamp(min=0).log() - sigma.clamp(min=0).log()
+    rises = (~(log_snr.diff() < 0)).nonzero().flatten()
+    if len(rises):
+        k = int(rises[0])
+        raise UserError(
+            f"log-SNR log(alpha / sigma) goes from {log_snr[k]:g} at t = {t[k]:g} to {log_snr[k + 1]:g} at "
+            f"t = {t[k + 1]:g}: expected it to fall all the way; let alpha fall or sigma rise there"
+        )
 
 
 def _check_sigmas(low: float, high: float) -> None:
-    if not 0 < low < high:
-        raise UserError(f"sigma from {low} to {high}: expected 0 < sigma_min < sigma_max")
+    if not 0 < low < high < math.inf:
+        raise UserError(f"sigma from {low} to {high}: expected 0 < sigma_min < sigma_max, finite")
+
+
+LARGEST_BETAS = 72.0
+"""beta_min + beta_max up to which alpha(1) = exp(-(beta_min + beta_max) / 4) is above 1e-8, nothing (is_noise)."""
+
+
+def _check_betas(low: float, high: float) -> None:
+    if not (0 < low <= high and low + high <= LARGEST_BETAS):
+        raise UserError(
+            f"beta_min {low:g}, beta_max {high:g}: expected 0 < beta_min <= beta_max and a sum of at most "
+            f"{LARGEST_BETAS:g}, beyond which nothing of the image is left before t = 1; 0.1 and 20 are the published"
+        )

@@ -97,7 +97,10 @@ class Denoiser:
 
 @dataclasses.dataclass(frozen=True)
 class MapX0:
-    """A denoiser whose x0 goes through a function (clipping, thresholding); eps follows from x_t."""
+    """A denoiser whose x0 goes through a function (clipping, thresholding); eps follows from x_t.
+
+    At sigma = 0, where no eps follows from x_t (which is x0), it is left as the denoiser says it.
+    """
 
     denoise: Denoise
     function: Callable[[Tensor], Tensor]
@@ -112,7 +115,8 @@ class MapX0:
         x0 = self.function(said.x0)
         alpha, sigma = self.path.alpha(t), self.path.sigma(t)
         eps = over(1 / sigma, x) * (x - over(alpha, x0) * x0)
-        return Denoised(x0, eps, said.variance_mix)
+        clean = over(sigma, x) == 0
+        return Denoised(x0, torch.where(clean, said.eps, eps), said.variance_mix)
 
 
 def clipped(denoise: Denoise, low: float = -1.0, high: float = 1.0) -> MapX0:

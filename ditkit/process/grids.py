@@ -87,14 +87,26 @@ def shifted(
     return _in_time(steps, t_max, t_min, to_zero, lambda t: time_shift(t, shift))
 
 
+LARGEST_TOKENS = 65536
+"""Of Flux's line of shifts: a shift of exp(11), after which all times are t = 1."""
+
+
 def flux(path: Path, steps: int, *, tokens: int = 4096, t_max: float = 1.0) -> Tensor:
-    """Even in t, moved towards the noise by how many tokens the image has: shift exp(flux_mu(tokens)) (Flux)."""
+    """Even in t, moved towards the noise by how many tokens the image has: shift exp(flux_mu(tokens)) (Flux).
+
+    tokens: of the image, 1 to 65536; it is above 4096 that Flux's line is carried on beyond what was published.
+    """
+    if not 1 <= tokens <= LARGEST_TOKENS:
+        raise UserError(
+            f"tokens {tokens}: expected 1 to {LARGEST_TOKENS}, (height / patch) x (width / patch) of the latent; "
+            "for a shift of your own use the grid shifted"
+        )
     return shifted(path, steps, shift=math.exp(flux_mu(tokens)), t_max=t_max)
 
 
 def time_shift(t: Tensor, shift: float) -> Tensor:
     """t' = s t / (1 + (s - 1) t) (Esser et al. 2024, eq. 23, s = sqrt(m / n) for m pixels instead of n); any shape."""
-    if shift <= 0:
+    if not 0 < shift < math.inf:
         raise UserError(f"shift {shift:g}: expected above 0; 1 leaves the times as they are, 3 is Stable Diffusion 3's")
     return shift * t / (1 + (shift - 1) * t)
 
@@ -122,13 +134,17 @@ def polyexponential(
     to_zero: bool = True,
 ) -> Tensor:
     """The logarithm of the noise level falls as (1 - k/K)^rho (k-diffusion); rho 1 is even in log-SNR."""
-    if rho <= 0:
-        raise UserError(f"rho {rho:g}: expected above 0")
+    if not 0 < rho < math.inf:
+        raise UserError(f"rho {rho:g}: expected above 0; 1 is even in log-SNR")
 
     def level(r: Tensor, high: float, low: float) -> Tensor:
         return torch.exp(r**rho * math.log(high / low) + math.log(low))
 
     return _in_noise(path, steps, sigma_max, sigma_min, to_zero, level)
+
+
+SMALLEST_RHO = 0.05
+"""Of Karras et al.'s rho: noise levels to the power of 20 are still within float64."""
 
 
 def karras(
@@ -141,8 +157,11 @@ def karras(
     to_zero: bool = True,
 ) -> Tensor:
     """Noise level^(1 / rho) falls evenly (Karras et al. 2022, eq. 5). sigma_max, sigma_min: levels of the ends."""
-    if rho == 0:
-        raise UserError("rho 0: expected another number; 7 is the published one, log_snr is the limit of large rho")
+    if not SMALLEST_RHO <= abs(rho) < math.inf:
+        raise UserError(
+            f"rho {rho:g}: expected at least {SMALLEST_RHO:g} or at most -{SMALLEST_RHO:g}; 7 is the published one, "
+            "log_snr is the limit of large rho"
+        )
 
     def level(r: Tensor, high: float, low: float) -> Tensor:
         return (low ** (1 / rho) + r * (high ** (1 / rho) - low ** (1 / rho))) ** rho

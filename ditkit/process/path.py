@@ -6,6 +6,7 @@ is derived from them here, once. Times and coefficients are float64, the images 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -181,10 +182,7 @@ class DDPMLinear(DiscretePath):
     name = "ddpm_linear"
 
     def __init__(self, *, steps: int = 1000) -> None:
-        scale = 1000 / steps
-        if scale * 0.02 > 1:
-            raise UserError(f"steps {steps}: beta would rise to {scale * 0.02:g}; expected at least 20 steps")
-        super().__init__(schedules.linear(steps, scale * 1e-4, scale * 0.02))
+        super().__init__(schedules.linear(steps, *_rescaled(steps, 1e-4, 0.02)))
 
 
 class Cosine(DiscretePath):
@@ -197,12 +195,33 @@ class Cosine(DiscretePath):
 
 
 class ScaledLinear(DiscretePath):
-    """Rombach et al. 2022 (latent diffusion, Stable Diffusion): sqrt(beta) linear, 0.00085 to 0.012."""
+    """Rombach et al. 2022 (latent diffusion, Stable Diffusion): sqrt(beta) linear, 0.00085 to 0.012.
+
+    As with DDPMLinear these are for T = 1000 steps and are scaled by 1000 / T for another T.
+    """
 
     name = "scaled_linear"
 
     def __init__(self, *, steps: int = 1000, first: float = 0.00085, last: float = 0.012) -> None:
-        super().__init__(schedules.scaled_linear(steps, first, last))
+        """first, last: beta of the first and the last of 1000 steps, 0 < first <= last."""
+        super().__init__(schedules.scaled_linear(steps, *_rescaled(steps, first, last)))
+
+
+def _rescaled(steps: int, first: float, last: float) -> tuple[float, float]:
+    """The betas of T = ``steps`` steps that noise as those of 1000 steps do: scaled by 1000 / T.
+
+    UserError unless all betas stay in (0, 1].
+    """
+    if steps < 1:
+        raise UserError(f"steps {steps}: expected at least {max(1, math.ceil(1000 * last))} steps")
+    if not 0 < first <= last <= 1:
+        raise UserError(f"beta from {first:g} to {last:g}: expected 0 < first <= last <= 1, for a chain of 1000 steps")
+    scale = 1000 / steps
+    if scale * last > 1:
+        raise UserError(
+            f"steps {steps}: beta would rise to {scale * last:g}; expected at least {math.ceil(1000 * last)} steps"
+        )
+    return scale * first, scale * last
 
 
 def time_of(path: Path, network_time: Tensor) -> Tensor:

@@ -81,10 +81,18 @@ def ddim_invert(denoise: Denoise, x0: Tensor, ts: Tensor) -> Tensor:
     """The noise at ts[0] that DDIM with eta 0 turns into x0, up to the grid's error (Song et al. 2021, section 4.3).
 
     x0: (B, C, ...) images. A denoiser says nothing of use at t = 0: the images are taken to be at the grid's last
-    positive time, as published code does. UserError: the grid does not fall inside [0, 1].
+    positive time, as published code does. UserError: the grid does not fall inside [0, 1] or has fewer than two
+    positive times, between which nothing would happen; an image that is not finite.
     """
     ts = check(ts)
     x, rising = x0, ts[ts > 0].flip(0)
+    if len(rising) < 2:
+        raise UserError(
+            f"a grid of {len(rising)} positive time: to invert expected at least 2, the last of them small, as the "
+            "images are taken to be there; take more steps"
+        )
+    if not bool((finite := x0.flatten(1).isfinite().all(1)).all()):
+        raise UserError(f"image {int((~finite).nonzero()[0])} of the batch is not finite: expected finite numbers")
     for t, noisier in itertools.pairwise(rising):
         said = denoise(x, t)
         x = denoise.path.mix(said.x0, said.eps, noisier)

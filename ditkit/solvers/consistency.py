@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ditkit.base.errors import UserError
 from ditkit.process.denoiser import Denoise, Denoised
-from ditkit.process.grids import check
+from ditkit.process.grids import check, noise_level
 from ditkit.process.path import Path, over
 from ditkit.solvers.exponential import NoiseSource, draw
 from ditkit.solvers.state import State
@@ -29,11 +29,13 @@ def consistency(
     denoise: one whose x0 is the consistency function's value. x: (B, C, ...) at ts[0]. noise(k): the draw of step k,
     none for the step to t = 0. sigma_min: the noise level (sigma / alpha) that x0 still has, 0.002 in EDM's models;
     that much less is added. With an ordinary denoiser this is DDIM with all of the noise fresh, and not a good sampler.
-    UserError: the grid does not fall inside [0, 1]; sigma_min below 0.
+    UserError: the grid does not fall inside [0, 1]; sigma_min below 0, or not below the noise level at ts[0].
     """
     if not 0 <= sigma_min < math.inf:
         raise UserError(f"sigma_min {sigma_min:g}: expected at least 0; the noise that the model was trained to leave")
     ts, path = check(ts), denoise.path
+    if not sigma_min < (highest := float(noise_level(path, ts[0]))):
+        raise UserError(f"sigma_min {sigma_min:g}: expected below {highest:g}, the noise level where the grid begins")
     alphas, sigmas = path.alpha(ts).tolist(), path.sigma(ts).tolist()
     for k, t in enumerate(ts[:-1]):
         said = denoise(x, t)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -103,14 +104,21 @@ def dopri5(
     worst sample: step lengths, and with them x within the tolerance, depend on what else is in the batch.
     t_min: where to stop before a clean t = 0 and go on to x0 in one step (None: see Path.ends).
     Wrap the denoiser in Counted to know how often it is asked. UserError: as in euler; tolerances finer than the
-    numbers of x; a variable that is infinite at ts[0]; a state that is not finite.
+    numbers of x; t_min beyond the grid's last noisy time; a variable that is infinite at ts[0]; a state that is not
+    finite.
     """
     finest = 4 * torch.finfo(x.dtype).eps
-    if not (rtol >= finest and atol > 0):
+    if not (finest <= rtol < math.inf and 0 < atol < math.inf):
         raise UserError(
             f"rtol {rtol:g}, atol {atol:g}: expected rtol of {finest:.0e} ({x.dtype}) or more, atol above 0"
         )
     ts, flow = check(ts), Flow(denoise, variable)
+    last = float(ts[-2])
+    if t_min is not None and not 0 <= t_min < last:
+        raise UserError(
+            f"t_min {t_min:g}: expected at least 0 and below {last:g}, the grid's last noisy time; leave it out for "
+            "the path's own"
+        )
     if not flow.finite(ts[:1])[0]:
         raise UserError(f"variable {variable!r} is infinite at t = {float(ts[0]):g}: use angle or time")
     low = torch.tensor(flow.path.ends()[0] if t_min is None else t_min, dtype=torch.float64)

@@ -21,7 +21,7 @@ from ditkit.process.denoiser import Denoise
 from ditkit.process.grids import check
 from ditkit.process.path import Path
 from ditkit.solvers.dpm_singlestep import MIDPOINT, single
-from ditkit.solvers.edm import churned_times
+from ditkit.solvers.edm import check_churn, churned_times
 from ditkit.solvers.exponential import (
     DATA,
     NOISE,
@@ -116,9 +116,7 @@ def dpm_2_churn(
     s_noise: float = 1.0,
 ) -> Iterator[State]:
     """Churn, then a step of DPM-Solver-2 (k-diffusion's dpm_2 with churn). Arguments: see ditkit.solvers.edm.edm."""
-    for name, value in (("s_churn", s_churn), ("s_min", s_min), ("s_noise", s_noise)):
-        if not value >= 0:
-            raise UserError(f"{name} {value:g}: expected at least 0")
+    check_churn(s_churn, s_min, s_max, s_noise)
     ts, path = check(ts), denoise.path
     at, raised = levels(path, ts), levels(path, churned_times(path, ts, s_churn, s_min, s_max))
     return _churned(denoise, x, at, raised, s_noise, noise)

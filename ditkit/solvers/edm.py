@@ -38,7 +38,7 @@ def edm(
     x: (B, C, ...) at ts[0]. noise(k): the churn of step k. s_churn: how much over all steps, 0 is deterministic; s_min,
     s_max: the noise levels sigma / alpha where there is any; s_noise: its standard deviation.
     node: where the second slope is, 1 Heun, 1/2 midpoint (alg. 3's alpha). variable: see ditkit.solvers.ode.
-    UserError: as in euler; s_churn, s_min or s_noise below 0, node outside (0, 1].
+    UserError: as in euler; s_churn, s_min or s_noise below 0, s_max below s_min, node outside (0, 1].
     """
     if not 0 < node <= 1:
         raise UserError(f"node {node:g}: expected above 0 to 1; 1 is Heun's, 0.5 the midpoint")
@@ -59,6 +59,15 @@ def edm_euler(
 ) -> Iterator[State]:
     """Churn, then an Euler step (k-diffusion's euler; Karras et al. 2022's ablations). Arguments: see edm."""
     yield from _churned(denoise, x, ts, noise, (s_churn, s_min, s_max, s_noise), EULER, variable)
+
+
+def check_churn(s_churn: float, s_min: float, s_max: float, s_noise: float) -> None:
+    """UserError for numbers that no churn has."""
+    for name, value in (("s_churn", s_churn), ("s_min", s_min), ("s_noise", s_noise)):
+        if not 0 <= value < math.inf:
+            raise UserError(f"{name} {value:g}: expected at least 0")
+    if not s_min <= s_max:
+        raise UserError(f"s_min {s_min:g}, s_max {s_max:g}: expected s_min <= s_max; between them there is churn")
 
 
 def churned_times(path: Path, ts: Tensor, s_churn: float, s_min: float, s_max: float) -> Tensor:
@@ -83,9 +92,7 @@ def _churned(
     variable: str,
 ) -> Iterator[State]:
     s_churn, s_min, s_max, s_noise = churn
-    for name, value in (("s_churn", s_churn), ("s_min", s_min), ("s_noise", s_noise)):
-        if not value >= 0:
-            raise UserError(f"{name} {value:g}: expected at least 0")
+    check_churn(s_churn, s_min, s_max, s_noise)
     ts, flow, path = check(ts), Flow(denoise, variable), denoise.path
     starts = churned_times(path, ts, s_churn, s_min, s_max)
     # x_hat / alpha_hat = x / alpha + sqrt(level_hat^2 - level^2) z

@@ -6,6 +6,7 @@ A predictor undoes one noising step of the chain; a corrector moves the sample a
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -104,7 +105,7 @@ def predictor_corrector(
     """
     predict: Predictor = find("predictor", __name__, _takes("chain", "k", "x", "said"), predictor)
     ratio: Corrector = find("corrector", __name__, _takes("chain", "k", "s", "z"), corrector)
-    if corrections < 0 or snr <= 0:
+    if corrections < 0 or not 0 < snr < math.inf:
         raise UserError(f"corrections {corrections}, snr {snr}: expected corrections >= 0 and snr > 0")
     chain, draw = Chain(denoise.path, check(ts)), 0
     for k in range(len(chain)):
