@@ -34,7 +34,7 @@ ON_BUDGET = [
 ]
 
 
-@pytest.mark.parametrize("text", ["dpmpp_2m", "ddim:eta=0.5", "unipc:order=3,predict=eps@karras:rho=5", "heun@log_snr"])
+@pytest.mark.parametrize("text", ["dpmpp_2m", "ddim:eta=0.5", "unipc:order=3,predict=eps@karras:rho=5", "heun@log_snr", "ddim:eta=0.1234567"])
 def test_a_choice_is_written_as_it_is_read(text: str) -> None:
     assert str(Choice.parse(text)) == text
 
@@ -81,6 +81,11 @@ def test_a_solver_of_several_evaluations_a_step_gets_fewer_steps(name: str, step
 def test_budgets_that_buy_the_same_are_one_point_and_the_cheapest_come_first() -> None:
     tasks = plan(Process(), Sampling(), ["heun", "ddim"], [6, 5])
     assert [(str(task.choice), task.evaluations) for task in tasks] == [("heun", 5), ("ddim", 5), ("ddim", 6)]
+
+
+def test_choices_that_differ_in_the_last_digit_are_two_points() -> None:
+    tasks = plan(Process(), Sampling(), ["ddim:eta=0.1234567", "ddim:eta=0.12345670000000001", "ddim:eta=0.1234568"], [3])
+    assert len({str(task.choice) for task in tasks}) == len(tasks) == 3
 
 
 def test_a_budget_below_a_single_step_is_refused() -> None:

@@ -132,5 +132,10 @@ def _value(text: str) -> Value:
 
 
 def _written(name: str, options: Mapping[str, Value]) -> str:
-    said = ",".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in sorted(options.items()))
+    said = ",".join(f"{k}={_exact(v)}" for k, v in sorted(options.items()))
     return f"{name}:{said}" if said else name
+
+
+def _exact(value: Value) -> str:
+    """As short as can be, and read back as the same number: points are known by what is written."""
+    return repr(value).removesuffix(".0") if isinstance(value, float) else value
