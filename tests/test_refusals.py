@@ -70,6 +70,13 @@ BAD_TRAINING = {
     "--process.objective-options weight min_snr gamma 0": ["gamma 0", "expected above 0"],
     "--process.prediction edm --process.prediction-options sigma_data 0": ["sigma_data 0", "expected above 0"],
     "--process.learned-variance --process.objective hybrid --process.objective-options vb 1": ["'vb'", "vb_weight"],
+    "--process.learned-variance": ["--process.learned-variance", "simple as it is set teaches no", "hybrid or vlb"],
+    "--process.learned-variance --process.objective vlb --process.objective-options variance beta": ["vlb", "teaches no"],
+    "--process.learned-variance --process.objective hybrid --process.objective-options vb_weight 0": ["teaches no"],
+    "--process.learned-variance --process.objective hybrid --process.objective-options vb_weight -1": [
+        "vb_weight -1",
+        "expected at least 0",
+    ],
     "--process.density-options high 1.5": ["training times from 0", "to 1.5", "low < high <= 1"],
     "--process.density-options low 0.8 high 0.2": ["training times from 0.8 to 0.2", "low < high"],
     "--sample.solver ddimm": ["unknown solver 'ddimm'", "did you mean 'ddim'?"],
