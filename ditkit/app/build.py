@@ -94,10 +94,11 @@ def _options(kind: str, name: str, method: Callable[..., Any], given: Mapping[st
         try:
             fitting[option] = adapter.validate_python(value)
         except ValidationError as error:
-            said = error.errors()[0]["msg"].replace("Input should be", "expected")
+            said = " or ".join(e["msg"].removeprefix("Input should be ") for e in error.errors())
+            default = registry.options(method)[option].default
             raise UserError(
-                f"option {option} of {kind} {name} is {value!r}: {said}; its default is "
-                f"{registry.options(method)[option].default}"
+                f"option {option} of {kind} {name} is {value!r}: expected {said}"
+                + ("" if default in ("", None) else f"; its default is {default}")
             ) from None
     return fitting
 
@@ -181,6 +182,8 @@ def grid(sampling: Sampling, path: Path, start: float = 1.0) -> torch.Tensor:
     if "t_max" in registry.options(function):
         given = {"t_max": start, **given}
     steps = sampling.steps.strip()
+    if not steps:
+        raise UserError(f"steps {sampling.steps!r}: expected a number (50), sections (10,15,20) or a stride (ddim50)")
     if sampling.grid != "uniform" and not steps.isdecimal():
         raise UserError(f"--steps {steps}: the grid {sampling.grid} takes a number of steps")
     return check(function(path, int(steps) if steps.isdecimal() else steps, **given))
@@ -227,6 +230,12 @@ def evaluations(process: Process, sampling: Sampling) -> int:
 def adaptive(solver: str) -> bool:
     """Whether a solver chooses its own steps by a tolerance, so that no number of evaluations can be set."""
     return "rtol" in registry.options(_find("solver", solver))
+
+
+def listed(grid: str) -> bool:
+    """Whether a grid is a list of times, so that no number of steps can be chosen; False for an unknown one."""
+    method = known("grid").get(grid)
+    return method is not None and "times" in registry.options(method)
 
 
 def check_training(process: Process) -> None:

@@ -86,6 +86,13 @@ class _Adaptive:
         return largest
 
 
+def check_tolerances(rtol: float, atol: float, dtype: torch.dtype) -> None:
+    """Raises UserError for tolerances that are finer than numbers of this type."""
+    finest = 4 * torch.finfo(dtype).eps
+    if not (rtol >= finest and atol > 0):
+        raise UserError(f"rtol {rtol:g}, atol {atol:g}: expected rtol of {finest:.0e} ({dtype}) or more, atol above 0")
+
+
 def dopri5(
     denoise: Denoise,
     x: Tensor,
@@ -105,11 +112,7 @@ def dopri5(
     Wrap the denoiser in Counted to know how often it is asked. UserError: as in euler; tolerances finer than the
     numbers of x; a variable that is infinite at ts[0]; a state that is not finite.
     """
-    finest = 4 * torch.finfo(x.dtype).eps
-    if not (rtol >= finest and atol > 0):
-        raise UserError(
-            f"rtol {rtol:g}, atol {atol:g}: expected rtol of {finest:.0e} ({x.dtype}) or more, atol above 0"
-        )
+    check_tolerances(rtol, atol, x.dtype)
     ts, flow = check(ts), Flow(denoise, variable)
     if not flow.finite(ts[:1])[0]:
         raise UserError(f"variable {variable!r} is infinite at t = {float(ts[0]):g}: use angle or time")
