@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import shutil
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from ditkit.backbones.output import Output
+from ditkit.process.denoiser import Denoiser
 from tests.running import TINY, Said, ditkit, draw_images, made, train
 
 
@@ -71,7 +74,10 @@ BAD_TRAINING = {
     "--process.prediction edm --process.prediction-options sigma_data 0": ["sigma_data 0", "expected above 0"],
     "--process.learned-variance --process.objective hybrid --process.objective-options vb 1": ["'vb'", "vb_weight"],
     "--process.learned-variance": ["--process.learned-variance", "simple as it is set teaches no", "hybrid or vlb"],
-    "--process.learned-variance --process.objective vlb --process.objective-options variance beta": ["vlb", "teaches no"],
+    "--process.learned-variance --process.objective vlb --process.objective-options variance beta": [
+        "vlb",
+        "teaches no",
+    ],
     "--process.learned-variance --process.objective hybrid --process.objective-options vb_weight 0": ["teaches no"],
     "--process.learned-variance --process.objective hybrid --process.objective-options vb_weight -1": [
         "vb_weight -1",
@@ -96,6 +102,8 @@ BAD_TRAINING = {
     "--evaluate.num 3": ["--evaluate.num 3", "greater than or equal to 4"],
     "--sample.guidance nan": ["--sample.guidance nan", "finite"],
     "--sample.guidance-channels 0": ["--sample.guidance-channels 0", "greater than 0"],
+    "--sample.guidance-channels 5": ["--guidance-channels 5", "the model diffuses 3", "expected 1 to 3"],
+    "--process.path-options steps 20 --sample.steps 30": ["steps 30: expected 1 to 20", "--sample.steps 30"],
 }
 
 
@@ -211,6 +219,10 @@ BAD_SAMPLING = {
     "--guidance nan": ["--guidance nan", "finite"],
     "--guidance x": ["--guidance 'x'", "FLOAT"],
     "--guidance-channels 0": ["--guidance-channels 0", "greater than 0"],
+    "--guidance-channels 5": ["--guidance-channels 5", "the model diffuses 3", "expected 1 to 3"],
+    "--steps=": ["steps ''", "expected a number", "ddim50"],
+    "--solver edm --solver-options s_min 5 s_max 1": ["s_min 5, s_max 1", "expected s_min <= s_max"],
+    "--grid given --grid-options times 1 --steps 1": ["times of grid given is 1.0", "expected", "valid string"],
     "--guidance-interval .5 .1": ["0.5 to 0.1", "low <= high"],
     "--guidance-interval .5": ["--guidance-interval '.5'", "FLOAT FLOAT"],
     "--batch-size 0": ["--batch-size 0", "greater than 0"],
@@ -257,6 +269,19 @@ def test_samples_that_are_not_finite_are_named_and_not_written(
     for solver in ("ddim", "ddpm", "dopri5", "dpm_adaptive"):
         said = ditkit("sample", run, "--out", tmp_path / "s", "--num", 3, "--seed", 5, "--solver", solver)
         assert_refused(said, "step 1", "the sample of seed 5 is not finite at t = ", "is the model trained?")
+    assert not contents(tmp_path)
+
+
+def test_clipping_does_not_hide_what_is_infinite(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = Denoiser.output
+
+    def infinite(self: Denoiser, *args: object) -> Output:
+        said = output(self, *args)  # type: ignore[arg-type]
+        return dataclasses.replace(said, prediction=torch.full_like(said.prediction, -math.inf))
+
+    monkeypatch.setattr(Denoiser, "output", infinite)
+    said = ditkit("sample", run, "--out", tmp_path / "s", "--num", 3, "--seed", 5, "--clip", "True")
+    assert_refused(said, "step 1: the sample of seed 5 is not finite at t = ", "is the model trained?")
     assert not contents(tmp_path)
 
 

@@ -38,7 +38,8 @@ def edm(
     x: (B, C, ...) at ts[0]. noise(k): the churn of step k. s_churn: how much over all steps, 0 is deterministic; s_min,
     s_max: the noise levels sigma / alpha where there is any; s_noise: its standard deviation.
     node: where the second slope is, 1 Heun, 1/2 midpoint (alg. 3's alpha). variable: see ditkit.solvers.ode.
-    UserError: as in euler; s_churn, s_min or s_noise below 0, node outside (0, 1].
+    UserError: as in euler; s_churn, s_min or s_noise below 0, s_min above s_max, node outside (0,
+    1].
     """
     if not 0 < node <= 1:
         raise UserError(f"node {node:g}: expected above 0 to 1; 1 is Heun's, 0.5 the midpoint")
@@ -86,6 +87,8 @@ def _churned(
     for name, value in (("s_churn", s_churn), ("s_min", s_min), ("s_noise", s_noise)):
         if not value >= 0:
             raise UserError(f"{name} {value:g}: expected at least 0")
+    if not s_min <= s_max:
+        raise UserError(f"s_min {s_min:g}, s_max {s_max:g}: expected s_min <= s_max, the noise levels that get churn")
     ts, flow, path = check(ts), Flow(denoise, variable), denoise.path
     starts = churned_times(path, ts, s_churn, s_min, s_max)
     # x_hat / alpha_hat = x / alpha + sqrt(level_hat^2 - level^2) z
