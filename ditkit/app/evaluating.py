@@ -198,6 +198,7 @@ def _one_set(
 
 
 def set_label(k: int, total: int) -> str:
+    """What a progress bar says of set k, counted from 1."""
     return "samples" if total == 1 else f"samples {k} of {total}"
 
 

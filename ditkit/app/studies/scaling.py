@@ -37,9 +37,9 @@ class Grid:
     """Measurements during a training, evenly spaced, where the recipe has no --evaluate-every."""
     metric: str = "frechet_distance"
     """The score that is compared, such as frechet_distance or class_accuracy."""
-    network: str = "self"
+    features: str = "self"
     """Feature network: inception, dinov2, clip, or self, a classifier trained on the data."""
-    network_weights: str | None = None
+    features_weights: str | None = None
     """The feature network's file or folder; None: where it looks for them."""
 
 
@@ -71,7 +71,7 @@ def main(args: Sequence[str]) -> int:
         looks=options.looks,
         timed=timed,
         metric=options.metric,
-        network=(options.network, options.network_weights),
+        network=(options.features, options.features_weights),
     )
     stopped = study(wanted, options.out)
     if stopped:
