@@ -102,8 +102,7 @@ BAD_TRAINING = {
     "--evaluate.num 3": ["--evaluate.num 3", "greater than or equal to 4"],
     "--sample.guidance nan": ["--sample.guidance nan", "finite"],
     "--sample.guidance-channels 0": ["--sample.guidance-channels 0", "greater than 0"],
-    "--sample.guidance-channels 5": ["--guidance-channels 5", "the model diffuses 3", "expected 1 to 3"],
-    "--process.path-options steps 20 --sample.steps 30": ["steps 30: expected 1 to 20", "--sample.steps 30"],
+    "--sample.guidance-channels 5": ["--guidance-channels 5", "the model diffuses 1 channel", "expected at most 1"],
 }
 
 
@@ -111,6 +110,11 @@ BAD_TRAINING = {
 def test_training_is_refused_before_a_folder_is_made(options: str, pets: Path, tmp_path: Path) -> None:
     assert_refused(train(pets, tmp_path / "runs" / "new", *options.split()), *BAD_TRAINING[options])
     assert not contents(tmp_path)
+
+
+def test_steps_of_samples_that_the_chain_lacks_are_named_as_training_calls_them(tmp_path: Path) -> None:
+    said = ditkit("train", "digits", "--out", tmp_path / "r", "--process.path-options", "steps", 20)
+    assert_refused(said, "expected 1 to 20", "--sample.steps 30")
 
 
 def test_arguments_that_are_missing(pets: Path, tmp_path: Path) -> None:
@@ -219,10 +223,9 @@ BAD_SAMPLING = {
     "--guidance nan": ["--guidance nan", "finite"],
     "--guidance x": ["--guidance 'x'", "FLOAT"],
     "--guidance-channels 0": ["--guidance-channels 0", "greater than 0"],
-    "--guidance-channels 5": ["--guidance-channels 5", "the model diffuses 3", "expected 1 to 3"],
+    "--guidance-channels 5": ["--guidance-channels 5", "the model diffuses 1 channel", "expected at most 1"],
     "--steps=": ["steps ''", "expected a number", "ddim50"],
     "--solver edm --solver-options s_min 5 s_max 1": ["s_min 5, s_max 1", "expected s_min <= s_max"],
-    "--grid given --grid-options times 1 --steps 1": ["times of grid given is 1.0", "expected", "valid string"],
     "--guidance-interval .5 .1": ["0.5 to 0.1", "low <= high"],
     "--guidance-interval .5": ["--guidance-interval '.5'", "FLOAT FLOAT"],
     "--batch-size 0": ["--batch-size 0", "greater than 0"],
