@@ -147,8 +147,8 @@ def test_an_image_depends_on_its_seed_alone(
     model: str, solver: list[str], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     folder = request.getfixturevalue(model)
-    classes = ["--classes", "dog"] if model == "run" else []
-    how = [*classes, "--guidance", 3, "--steps", 3, "--solver", *solver]
+    led = ["--classes", "dog", "--guidance", 3] if model == "run" else []
+    how = [*led, "--steps", 3, "--solver", *solver]
     drawn = {}
     for name, args in {
         "all": ["--num", 67, "--batch-size", 64],

@@ -259,7 +259,7 @@ def test_refusals(tmp_path: Path) -> None:
     assert_refused(ditkit("cost", "DiT-XL/3"), "has no cost", "did you mean 'DiT-XL/")
     assert_refused(ditkit("cost"), "lacks what to count")
     assert_refused(ditkit("cost", "mnist", "--data.size", "28"), "does not say what its images are like", "--classes")
-    assert_refused(ditkit("cost", "imagenet256_dit"), "weights/sd-vae-ft-ema", "--autoencoder")
+    assert_refused(ditkit("cost", "imagenet256_dit"), "stabilityai/sd-vae-ft-ema", "--autoencoder")
 
 
 def test_a_recipe_says_its_kind() -> None:

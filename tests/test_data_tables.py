@@ -42,7 +42,7 @@ def test_the_labels_of_an_array(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "expected"),
     [
-        ({"arr_0": PIXELS / 255}, "float64 of shape (5, 6, 7, 3): expected uint8"),
+        ({"arr_0": PIXELS / 255}, "float64 of shape (5, 6, 7, 3) with values 0..1: expected uint8"),
         ({"arr_0": PIXELS[0]}, None),
         ({"arr_0": PIXELS[0, 0]}, "expected N images as"),
         ({"arr_0": np.zeros((2, 9, 9, 9), np.uint8)}, "1 to 4 channels"),

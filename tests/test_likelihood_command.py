@@ -42,6 +42,21 @@ def mine(run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(run, tmp_path / "mine"))
 
 
+def test_what_is_known_to_be_wrong_is_refused_before_the_model_is_read(
+    mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(mine / "checkpoints")
+    said = ditkit("likelihood", mine, "--tolerance", "1e-12")
+    assert_refused(said, "rtol 1e-12", "expected rtol of 5e-07 (torch.float32) or more")
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert_refused(ditkit("likelihood", mine), str(mine), "not writable")
+    assert_refused(ditkit("study", "solvers", mine), str(mine), "not writable")
+
+
+def test_no_data_are_not_the_runs_own(mine: Path) -> None:
+    assert_refused(ditkit("likelihood", mine, "--data", "", *LOOSE), "data ''", "expected one of", "check the path")
+
+
 def read(run: Path) -> dict[str, Any]:
     return json.loads((run / "likelihood.json").read_text())
 

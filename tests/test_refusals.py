@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import shutil
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from ditkit.backbones.output import Output
+from ditkit.process.denoiser import Denoiser
 from tests.running import TINY, Said, ditkit, draw_images, made, train
 
 
@@ -53,7 +56,7 @@ BAD_TRAINING = {
     "--data.size 0": ["size 0", "at least 1"],
     "--data.size 1000000000000": ["size 1000000000000", "at most 65536"],
     "--data.heldout 1": ["--data.heldout 1", "less than 1"],
-    "--data.channels 2": ["--data.channels '2'", "'1'", "'3'"],
+    "--data.channels 5": ["--data.channels '5'", "'1'", "'4'"],
     "--data.autoencoder nowhere": ["nowhere"],
     "--process.path cosin": ["unknown path 'cosin'", "did you mean 'cosine'?"],
     "--process.path-options stepz 50": ["'stepz'", "did you mean 'steps'?"],
@@ -72,6 +75,16 @@ BAD_TRAINING = {
     "--process.prediction edm --process.prediction-options sigma_data 0": ["sigma_data 0", "expected above 0"],
     "--process.objective knn --process.objective-options k 5 n -1": ["n -1", "expected at least 0"],
     "--process.learned-variance --process.objective hybrid --process.objective-options vb 1": ["'vb'", "vb_weight"],
+    "--process.learned-variance": ["--process.learned-variance", "simple as it is set teaches no", "hybrid or vlb"],
+    "--process.learned-variance --process.objective vlb --process.objective-options variance beta": [
+        "vlb",
+        "teaches no",
+    ],
+    "--process.learned-variance --process.objective hybrid --process.objective-options vb_weight 0": ["teaches no"],
+    "--process.learned-variance --process.objective hybrid --process.objective-options vb_weight -1": [
+        "vb_weight -1",
+        "expected at least 0",
+    ],
     "--process.density-options high 1.5": ["training times from 0", "to 1.5", "low < high <= 1"],
     "--process.density-options low 0.8 high 0.2": ["training times from 0.8 to 0.2", "low < high"],
     "--sample.solver ddimm": ["unknown solver 'ddimm'", "did you mean 'ddim'?"],
@@ -91,6 +104,7 @@ BAD_TRAINING = {
     "--evaluate.num 3": ["--evaluate.num 3", "greater than or equal to 4"],
     "--sample.guidance nan": ["--sample.guidance nan", "finite"],
     "--sample.guidance-channels 0": ["--sample.guidance-channels 0", "greater than 0"],
+    "--sample.guidance-channels 5": ["--guidance-channels 5", "the model diffuses 1 channel", "expected at most 1"],
 }
 
 
@@ -98,6 +112,11 @@ BAD_TRAINING = {
 def test_training_is_refused_before_a_folder_is_made(options: str, pets: Path, tmp_path: Path) -> None:
     assert_refused(train(pets, tmp_path / "runs" / "new", *options.split()), *BAD_TRAINING[options])
     assert not contents(tmp_path)
+
+
+def test_steps_of_samples_that_the_chain_lacks_are_named_as_training_calls_them(tmp_path: Path) -> None:
+    said = ditkit("train", "digits", "--out", tmp_path / "r", "--process.path-options", "steps", 20)
+    assert_refused(said, "expected 1 to 20", "--sample.steps 30")
 
 
 def test_arguments_that_are_missing(pets: Path, tmp_path: Path) -> None:
@@ -209,6 +228,9 @@ BAD_SAMPLING = {
     "--guidance nan": ["--guidance nan", "finite"],
     "--guidance x": ["--guidance 'x'", "FLOAT"],
     "--guidance-channels 0": ["--guidance-channels 0", "greater than 0"],
+    "--guidance-channels 5": ["--guidance-channels 5", "the model diffuses 1 channel", "expected at most 1"],
+    "--steps=": ["steps ''", "expected a number", "ddim50"],
+    "--solver edm --solver-options s_min 5 s_max 1": ["s_min 5, s_max 1", "expected s_min <= s_max"],
     "--guidance-interval .5 .1": ["0.5 to 0.1", "low <= high"],
     "--guidance-interval .5": ["--guidance-interval '.5'", "FLOAT FLOAT"],
     "--batch-size 0": ["--batch-size 0", "greater than 0"],
@@ -255,6 +277,19 @@ def test_samples_that_are_not_finite_are_named_and_not_written(
     for solver in ("ddim", "ddpm", "dopri5", "dpm_adaptive"):
         said = ditkit("sample", run, "--out", tmp_path / "s", "--num", 3, "--seed", 5, "--solver", solver)
         assert_refused(said, "step 1", "the sample of seed 5 is not finite at t = ", "is the model trained?")
+    assert not contents(tmp_path)
+
+
+def test_clipping_does_not_hide_what_is_infinite(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = Denoiser.output
+
+    def infinite(self: Denoiser, *args: object) -> Output:
+        said = output(self, *args)  # type: ignore[arg-type]
+        return dataclasses.replace(said, prediction=torch.full_like(said.prediction, -math.inf))
+
+    monkeypatch.setattr(Denoiser, "output", infinite)
+    said = ditkit("sample", run, "--out", tmp_path / "s", "--num", 3, "--seed", 5, "--clip", "True")
+    assert_refused(said, "step 1: the sample of seed 5 is not finite at t = ", "is the model trained?")
     assert not contents(tmp_path)
 
 

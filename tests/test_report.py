@@ -280,7 +280,7 @@ def test_grid_takes_tensors_and_keeps_the_plainest_mode():
 
 @pytest.mark.parametrize(
     "wrong",
-    [images(2, 2, 4, 4), images(2, 4, 4), images(2, 1, 4, 4) / 255, images(0, 1, 4, 4), torch.zeros(1, 1, 2, 2)],
+    [images(2, 5, 4, 4), images(2, 4, 4), images(2, 1, 4, 4) / 255, images(0, 1, 4, 4), torch.zeros(1, 1, 2, 2)],
 )
 def test_grid_refuses_other_layouts(wrong):
     with pytest.raises(ValueError, match="uint8 images"):

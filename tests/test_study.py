@@ -14,7 +14,7 @@ import torch
 
 from ditkit.app import build, measuring
 from ditkit.app.recipe import Process, Sampling
-from ditkit.app.run import load_model, open_run
+from ditkit.app.run import Model, load_model, open_run
 from ditkit.app.solver_study import pages
 from ditkit.app.solver_study.choice import Choice, plan
 from ditkit.app.solver_study.points import Judge, Point, Study
@@ -34,7 +34,9 @@ ON_BUDGET = [
 ]
 
 
-@pytest.mark.parametrize("text", ["dpmpp_2m", "ddim:eta=0.5", "unipc:order=3,predict=eps@karras:rho=5", "heun@log_snr"])
+@pytest.mark.parametrize(
+    "text", ["dpmpp_2m", "ddim:eta=0.5", "unipc:order=3,predict=eps@karras:rho=5", "heun@log_snr", "ddim:eta=0.1234567"]
+)
 def test_a_choice_is_written_as_it_is_read(text: str) -> None:
     assert str(Choice.parse(text)) == text
 
@@ -57,6 +59,8 @@ def test_a_choice_says_solver_grid_and_options() -> None:
         ("ddim:etta=1", "unknown option of solver ddim 'etta'.*did you mean 'eta'"),
         ("ddim:eta=2", "eta 2.0: expected 0"),
         ("ddim@karras:rho=0", "rho 0"),
+        ("ddim@given:times=1,0.5,0", "grid given are listed.*expected a grid of any number"),
+        ("ddim@given:times=1", "grid given are listed"),
         ("dopri5:rtol=x", "option rtol of solver dopri5 is 'x'"),
     ],
 )
@@ -83,9 +87,20 @@ def test_budgets_that_buy_the_same_are_one_point_and_the_cheapest_come_first() -
     assert [(str(task.choice), task.evaluations) for task in tasks] == [("heun", 5), ("ddim", 5), ("ddim", 6)]
 
 
+def test_choices_that_differ_in_the_last_digit_are_two_points() -> None:
+    tasks = plan(Process(), Sampling(), ["ddim:eta=0.1234567", "ddim:eta=0.1234568"], [3])
+    assert len({str(task.choice) for task in tasks}) == len(tasks) == 2
+
+
 def test_a_budget_below_a_single_step_is_refused() -> None:
     with pytest.raises(UserError, match="evaluations 1: solver predictor_corrector takes at least 2"):
         plan(Process(), Sampling(), ["predictor_corrector"], [1])
+
+
+@pytest.mark.parametrize(("name", "most"), [("ddim", 1000), ("heun", 1999)])
+def test_a_budget_that_the_chain_cannot_spend_is_named(name: str, most: int) -> None:
+    with pytest.raises(UserError, match=f"^evaluations 5000: solver {name} takes at most {most}, in 1000 steps"):
+        plan(Process(), Sampling(), [name], [5000])
 
 
 @pytest.mark.parametrize(("solvers", "budgets", "option"), [([], [2], "--solvers"), (["dopri5"], [], "--evaluations")])
@@ -204,6 +219,34 @@ def test_an_interrupted_study_keeps_its_points(studied: Path, monkeypatch: pytes
     monkeypatch.undo()
     made(study(studied, "--solvers", "lms", "--evaluations", 2, 3))
     assert set(points(studied)) == {*before, ("lms", 2), ("lms", 3)}
+
+
+def test_a_point_that_cannot_be_had_is_told_and_the_others_go_on(
+    studied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, draw = points(studied), Judge.point
+
+    def failing(self: Judge, task, progress: str) -> Point:
+        if task.evaluations == 2:
+            raise UserError("no luck")
+        return draw(self, task, progress)
+
+    monkeypatch.setattr(Judge, "point", failing)
+    said = made(study(studied, "--solvers", "lms", "--evaluations", 2, 3))
+    assert "No point for lms in 2 steps: no luck" in said.out
+    assert set(points(studied)) == {*before, ("lms", 3)}
+    (folder,) = (studied / "studies").iterdir()
+    assert all("no luck" in (folder / name).read_text() for name in ("points.json", "table.md", "page.html"))
+    monkeypatch.undo()
+    assert "no luck" not in made(study(studied, "--solvers", "lms", "--evaluations", 2, 3)).out
+    assert set(points(studied)) == {*before, ("lms", 2), ("lms", 3)}
+
+
+def test_samples_of_two_levels_are_measured(studied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = Model.pixels
+    monkeypatch.setattr(Model, "pixels", lambda *args: draw(*args).gt(99).byte())
+    made(study(studied, "--solvers", "euler", "--evaluations", 3))
+    assert ("euler", 3) in points(studied)
 
 
 def test_another_protocol_is_another_study(studied: Path) -> None:

@@ -27,7 +27,7 @@ from ditkit.data.store import is_store
 from ditkit.encoders.autoencoder import Autoencoder, encode_keyed
 from ditkit.guidance import Interval
 from ditkit.objectives import weights
-from ditkit.objectives.loss import Draws
+from ditkit.objectives.loss import Draws, Loss
 from ditkit.objectives.neighbours import References
 from ditkit.process.denoiser import Denoise, Denoised, Denoiser
 from ditkit.process.density import Density
@@ -94,10 +94,11 @@ def _options(kind: str, name: str, method: Callable[..., Any], given: Mapping[st
         try:
             fitting[option] = adapter.validate_python(value)
         except ValidationError as error:
-            said = error.errors()[0]["msg"].replace("Input should be", "expected")
+            said = " or ".join(e["msg"].removeprefix("Input should be ") for e in error.errors())
+            default = registry.options(method)[option].default
             raise UserError(
-                f"option {option} of {kind} {name} is {value!r}: {said}; its default is "
-                f"{registry.options(method)[option].default}"
+                f"option {option} of {kind} {name} is {value!r}: expected {said}"
+                + ("" if default in ("", None) else f"; its default is {default}")
             ) from None
     return fitting
 
@@ -181,6 +182,8 @@ def grid(sampling: Sampling, path: Path, start: float = 1.0) -> torch.Tensor:
     if "t_max" in registry.options(function):
         given = {"t_max": start, **given}
     steps = sampling.steps.strip()
+    if not steps:
+        raise UserError(f"steps {sampling.steps!r}: expected a number (50), sections (10,15,20) or a stride (ddim50)")
     if sampling.grid != "uniform" and not steps.isdecimal():
         raise UserError(f"--steps {steps}: the grid {sampling.grid} takes a number of steps")
     return check(function(path, int(steps) if steps.isdecimal() else steps, **given))
@@ -244,22 +247,63 @@ def adaptive(solver: str) -> bool:
     return "rtol" in registry.options(_find("solver", solver))
 
 
+def listed(grid: str) -> bool:
+    """Whether a grid is a list of times, so that no number of steps can be chosen; False for an unknown one."""
+    method = known("grid").get(grid)
+    return method is not None and "times" in registry.options(method)
+
+
 def check_training(process: Process) -> None:
-    """Raises UserError for a process that has no meaning (a bound on a path without a chain): before long work."""
+    """Raises UserError for a process that has no meaning (a bound on a path without a chain): before long work.
+
+    So is a variance that is learned by nothing, which samples would be drawn with all the same.
+    """
     check_objective(process, objective(process, STANDINS), (1, 1, 1))
+    if process.learned_variance and not teaches_variance(process):
+        raise UserError(
+            f"--process.learned-variance: the objective {process.objective} as it is set teaches no variance; expected "
+            f"--process.objective {' or '.join(_teachers())}, or leave --process.learned-variance out"
+        )
+
+
+def teaches_variance(process: Process) -> bool:
+    """Whether the objective's loss moves the half of the network's output that is the learned variance."""
+    mix = torch.full((1, 1, 1, 1), 0.3, requires_grad=True)
+    loss = _loss_without_network(process, objective(process, STANDINS), lambda x: torch.cat([x, mix], 1))
+    total = loss.total.sum()
+    (pull,) = torch.autograd.grad(total, mix, allow_unused=True) if total.requires_grad else (None,)
+    return pull is not None and bool((pull != 0).any())
+
+
+@functools.cache
+def _teachers() -> list[str]:
+    """The objectives that teach a variance on the path and row that a recipe has by default."""
+    return [n for n in known("objective") if teaches_variance(Process(objective=n, learned_variance=True))]
 
 
 def check_objective(
     process: Process, objective: Objective, shape: tuple[int, ...], where: torch.device | str = "cpu"
 ) -> None:
     """Raises UserError for an objective that cannot be taken of samples of this shape, by one without a network."""
+    says = (lambda x: torch.cat([x, x], 1)) if process.learned_variance else (lambda x: x)
+    _loss_without_network(process, objective, says, shape, where)
+
+
+def _loss_without_network(
+    process: Process,
+    objective: Objective,
+    says: Callable[[torch.Tensor], torch.Tensor],
+    shape: tuple[int, ...] = (1, 1, 1),
+    where: torch.device | str = "cpu",
+) -> Loss:
+    """The objective of one sample of this shape, of a network that says this of every x."""
 
     def net(x: torch.Tensor, t: torch.Tensor, condition: Condition) -> Output:
-        return Output(torch.cat([x, x], 1) if process.learned_variance else x, {})
+        return Output(says(x), {})
 
     x0, t = torch.zeros(1, *shape, device=where), density(process)(torch.full((1,), 0.5), path(process))
     denoiser = Denoiser(net, path(process), prediction(process))
-    objective(denoiser, x0, Draws(t.to(where), torch.ones_like(x0)))
+    return objective(denoiser, x0, Draws(t.to(where), torch.ones_like(x0)))
 
 
 @dataclasses.dataclass(frozen=True)

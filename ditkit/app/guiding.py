@@ -127,6 +127,16 @@ def _within(interval: tuple[float, float], plain: Denoise) -> Lead:
     return _as_it_is if interval == (0.0, 1.0) else lambda guided: Interval(guided, plain, *interval)
 
 
+def check_channels(sampling: Sampling, channels: int) -> None:
+    """Raises UserError where more channels are to be guided than are diffused."""
+    asked = sampling.guidance_channels
+    if asked is not None and asked > channels:
+        raise UserError(
+            f"--guidance-channels {asked}: the model diffuses {channels} channel{'s' if channels > 1 else ''}; expected at "
+            f"most {channels}, or leave it out to guide all"
+        )
+
+
 def class_number(text: str | None, classes: Sequence[str]) -> int | None:
     """The number of the class to lead away from; UserError where the model lacks it, or where it is more than one."""
     if text is None:

@@ -52,7 +52,7 @@ def choose(model: Model, source: str | None, num: int) -> Chosen:
     source None: what the run was trained on, of that the held-out ones where there are. UserError: no such source; the
     run's own data that changed; classes that the model does not know.
     """
-    images, about = _given(model, source) if source else _own(model)
+    images, about = _own(model) if source is None else _given(model, source)
     for note in images.notes:
         tqdm.write(note)
     rows = torch.linspace(0, len(images) - 1, min(num, len(images)), dtype=torch.float64).round().long()

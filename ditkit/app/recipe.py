@@ -147,7 +147,8 @@ class Sampling:
     clip: bool = False
     """Keep the predicted image inside [-1, 1] at every step; for pixels, not latents."""
     batch_size: Positive = 64
-    """Images drawn at a time; changes no image."""
+    """Images drawn at a time; changes no image, but for solvers of adaptive steps, within their tolerance: step lengths
+    follow the whole batch."""
 
 
 Enough = Annotated[int, Field(ge=4, lt=2**31)]

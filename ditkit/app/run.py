@@ -239,6 +239,7 @@ class Model:
 
     def how(self, sampling: Sampling) -> dict[str, Any]:
         """What the settings mean to ditkit.sample: solver, guide, device."""
+        guiding.check_channels(sampling, self.latent_shape[0])
         return {
             "solver": build.solver(sampling),
             "guide": guiding.guide(sampling, self.classes, self.guides(sampling)),

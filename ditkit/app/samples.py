@@ -68,7 +68,8 @@ class RunSamples:
         """What the samples hang on besides the model."""
         plan, recipe = self.plan, self.model.run.recipe
         sampling = dataclasses.asdict(plan.sampling)
-        del sampling["batch_size"]  # changes no image
+        if not build.adaptive(plan.sampling.solver):
+            del sampling["batch_size"]  # changes no image
         half = build.autocast(recipe.train.precision, self.model.device)
         return {
             "sampling": sampling,

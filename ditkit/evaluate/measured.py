@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ditkit.base.errors import UserError
 from ditkit.evaluate.frechet import Gaussian
-from ditkit.evaluate.images import check_images, check_labels, check_values
+from ditkit.evaluate.images import check_images, check_labels
 from ditkit.evaluate.networks.network import FeatureNetwork, Taps
 from ditkit.evaluate.statistics import Mean, Moments, Rows, SplitEntropies, Statistic, shuffled_splits
 
@@ -164,7 +164,6 @@ def measure(
     Raises UserError on images or labels that are not as said, or images that the network was not made for.
     """
     check_images(what, images)
-    check_values(what, images)
     if labels is not None and network.num_classes is not None:
         check_labels(what, images, labels, network.num_classes)
     if captions is not None and len(captions) != len(images):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ditkit.base.errors import UserError, unknown
 from ditkit.base.registry import members
-from ditkit.evaluate.images import check_images, check_same_shape
+from ditkit.evaluate.images import check_images, check_same_shape, check_values
 from ditkit.evaluate.measured import Measured, Score, Side, measure
 from ditkit.evaluate.networks.network import FeatureNetwork
 from ditkit.evaluate.requirements import Requirements, requirements_of
@@ -53,6 +53,7 @@ def evaluate_samples(
     for what, images in (("samples", samples), ("reference images", reference)):
         if len(images) < FEWEST:
             raise UserError(f"{len(images)} {what} are too few, expected at least {FEWEST} (better 1,000): add some")
+        check_values(what, images)
     kept = needed_of_samples(scores)
     generated = measure(
         "samples", samples, sample_labels, network, quantities=kept, captions=captions, progress=progress

@@ -36,8 +36,11 @@ def hybrid(denoiser: Denoiser, x0: Tensor, draws: Draws, *, vb_weight: float = 1
     """simple + vb_weight * L_vb with the mean detached, so that L_vb teaches the variance only (iDDPM, eq. 16).
 
     L_vb is the term of the bound at t in bits per dimension, on the path's own chain of T steps; vb_weight is 1 in DiT
-    (iDDPM's lambda = 0.001 on the sum of T = 1000 terms is the same thing).
+    (iDDPM's lambda = 0.001 on the sum of T = 1000 terms is the same thing). UserError: no learned variance; vb_weight
+    below 0.
     """
+    if not vb_weight >= 0:
+        raise UserError(f"vb_weight {vb_weight:g}: expected at least 0; 1 is DiT's")
     chain = full_chain(denoiser.path)
     x_t = denoiser.path.mix(x0, draws.eps, draws.t)
     p, mix = split_variance(denoiser.output(x_t, draws.t).prediction, x0.shape[1])

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ditkit.base.errors import NotFiniteError
 from ditkit.condition import Condition, cat
 from ditkit.process.path import Path, over
 from ditkit.process.prediction import Prediction, split_variance
@@ -100,6 +101,7 @@ class MapX0:
     """A denoiser whose x0 goes through a function (clipping, thresholding); eps follows from x_t.
 
     At sigma = 0, where no eps follows from x_t (which is x0), it is left as the denoiser says it.
+    NotFiniteError, when called, for an x0 that is not finite before it.
     """
 
     denoise: Denoise
@@ -112,6 +114,10 @@ class MapX0:
 
     def __call__(self, x: Tensor, t: Tensor) -> Denoised:
         said = self.denoise(x, t)
+        finite = said.x0.flatten(1).isfinite().all(1)
+        if not bool(finite.all()):  # clipped, what is infinite would pass for an image
+            when = f"t = {float(t.max()):.4g}: try more steps or less guidance; is the model trained?"
+            raise NotFiniteError(int((~finite).nonzero()[0]), f"is not finite at {when}")
         x0 = self.function(said.x0)
         alpha, sigma = self.path.alpha(t), self.path.sigma(t)
         eps = over(1 / sigma, x) * (x - over(alpha, x0) * x0)

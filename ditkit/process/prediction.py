@@ -79,9 +79,10 @@ class Prediction(ABC):
         at = torch.tensor(first, dtype=torch.float64)
         alpha, sigma = float(path.alpha(at)), float(path.sigma(at))
         remedy = "start the grid below it (grid log_snr does)" if first > 0.5 else "end the grid above it"
+        other = "" if self.name == V.name else f", or use prediction {V.name}"
         return UserError(
             f"prediction {self.name!r} on path {path.name!r} is singular at t = {first:g}, where alpha = {alpha:.3g} "
-            f"and sigma = {sigma:.3g}: it does not tell the image from the noise; {remedy}, or use prediction v"
+            f"and sigma = {sigma:.3g}: it does not tell the image from the noise; {remedy}{other}"
         )
 
 

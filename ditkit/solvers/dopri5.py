@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -87,6 +86,13 @@ class _Adaptive:
         return largest
 
 
+def check_tolerances(rtol: float, atol: float, dtype: torch.dtype) -> None:
+    """Raises UserError for tolerances that are finer than numbers of this type."""
+    finest = 4 * torch.finfo(dtype).eps
+    if not (rtol >= finest and atol > 0):
+        raise UserError(f"rtol {rtol:g}, atol {atol:g}: expected rtol of {finest:.0e} ({dtype}) or more, atol above 0")
+
+
 def dopri5(
     denoise: Denoise,
     x: Tensor,
@@ -107,11 +113,7 @@ def dopri5(
     numbers of x; t_min beyond the grid's last noisy time; a variable that is infinite at ts[0]; a state that is not
     finite.
     """
-    finest = 4 * torch.finfo(x.dtype).eps
-    if not (finest <= rtol < math.inf and 0 < atol < math.inf):
-        raise UserError(
-            f"rtol {rtol:g}, atol {atol:g}: expected rtol of {finest:.0e} ({x.dtype}) or more, atol above 0"
-        )
+    check_tolerances(rtol, atol, x.dtype)
     ts, flow = check(ts), Flow(denoise, variable)
     last = float(ts[-2])
     if t_min is not None and not 0 <= t_min < last:

@@ -32,7 +32,7 @@ class Options:
     """Probes of Hutchinson's estimate of the divergence; 0: exact, a backward pass for each of an image's numbers;
     None: exact for images of up to 64 numbers, else 4."""
     tolerance: Annotated[float, Field(ge=1e-12, lt=1)] = 1e-4
-    """Relative and absolute tolerance of a step of the adaptive ODE solver."""
+    """Relative and absolute tolerance of a step of the adaptive ODE solver; at least 5e-7, as fine as the network."""
     seed: int = 0
     """Seed of the probes and of the dequantisation."""
     batch_size: Positive = 32
@@ -46,12 +46,18 @@ def main(args: Sequence[str]) -> int:
     options = parse(Options, "likelihood", args)
     import math
 
+    import torch
+
     from ditkit.app import likelihood
     from ditkit.app.run import load_model, open_run
+    from ditkit.base.files import check_writable
     from ditkit.evaluate.bits import How, probes_for
+    from ditkit.solvers.dopri5 import check_tolerances
 
     run = open_run(options.run)
     likelihood.check_pixels(run)
+    check_writable(run.folder)
+    check_tolerances(options.tolerance, options.tolerance, torch.float32)  # of the network
     model = load_model(run, device=options.device)
     chosen = likelihood.choose(model, options.data, options.num)
     probes = probes_for(math.prod(model.shape)) if options.probes is None else options.probes

@@ -55,7 +55,8 @@ class How:
     clip: bool | None = None
     """Keep the predicted image inside [-1, 1] at every step."""
     batch_size: Positive | None = None
-    """Images drawn at a time; changes no image."""
+    """Images drawn at a time; changes no image, but for solvers of adaptive steps, within their tolerance: step lengths
+    follow the whole batch."""
 
     def over(self, sampling: Sampling) -> Sampling:
         """The recipe's settings with what is given here."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ditkit.app import build, costing, guiding
+from ditkit.app import build, costing
 from ditkit.app.looking import Looking, check_best
 from ditkit.app.pictures import grid, save_png
 from ditkit.app.recipe import Recipe
@@ -29,6 +29,18 @@ GRID_ROWS = 8
 """Samples of each class (or rows of an unconditional grid) in the pictures drawn during training."""
 
 
+def _check_samples(recipe: Recipe) -> None:
+    """Raises UserError for sampling settings that cannot be drawn with, named as training's options are."""
+    try:
+        check_sampling(recipe, recipe.sample)
+    except UserError as error:
+        how = recipe.sample
+        raise UserError(
+            f"{error} (of the samples: --sample.solver {how.solver} --sample.grid {how.grid} --sample.steps "
+            f"{how.steps or repr(how.steps)})"
+        ) from None
+
+
 class DenoiserRuns:
     """See ``Kind``: a backbone learns to denoise, under the recipe's process."""
 
@@ -40,7 +52,7 @@ class DenoiserRuns:
 
         Raises UserError for a process that cannot be trained, and sampling settings that cannot be drawn with.
         """
-        check_sampling(recipe, recipe.sample)
+        _check_samples(recipe)
         build.check_training(recipe.process)
         check_best(recipe.evaluate.best, recipe.evaluate.every)
         self.settings, self.against = recipe, against
@@ -90,7 +102,7 @@ class DenoiserRuns:
         """Raises UserError for guides of the sampling settings that do not belong to the data, before any training."""
         sampling = self.settings.sample
         model = Model(Run(Path(), self.settings), 0, facts, denoiser, self.autoencoder, self.device)
-        guiding.guide(sampling, model.classes, model.guides(sampling))
+        model.how(sampling)
 
     def pictures(self, run: Run[Recipe], facts: dict[str, Any], held: Examples | None) -> list[Hook]:
         """Samples of the moving average, the same seeds and classes each time: samples/step-NNNNNNN.png; metrics."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from ditkit.app import build
 from ditkit.app.kinds.denoiser import DenoiserRuns
 from ditkit.app.looking import ORDERED
 from ditkit.app.recipe import Model, Recipe
@@ -113,7 +114,8 @@ class Study:
     def protocol(self) -> dict[str, Any]:
         """What all models share, and what the numbers hang on."""
         sampling = dataclasses.asdict(self.wanted.recipe.sample)
-        del sampling["batch_size"]  # changes no image
+        if not build.adaptive(self.wanted.recipe.sample.solver):
+            del sampling["batch_size"]  # changes no image
         network = self.against.network.protocol
         said = {
             "samples": self.wanted.recipe.evaluate.every_num,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from tqdm import tqdm
@@ -29,9 +30,16 @@ class Choice:
     def parse(cls, text: str) -> Choice:
         """Reads ``dpmpp_2m``, ``ddim:eta=0.5`` or ``unipc:order=3@karras:rho=5``; the grid is uniform unless named.
 
-        UserError for an unknown name, which says the nearest one, and for what is not written so.
+        UserError for an unknown name, which says the nearest one, for a grid that is a list of times, and for what is
+        not written so.
         """
         solver, at, grid = text.partition("@")
+        called = grid.strip().partition(":")[0]
+        if build.listed(called):
+            raise UserError(
+                f"solver {text!r}: the times of the grid {called} are listed, so that no budget can choose how many; "
+                "expected a grid of any number of steps, such as uniform or karras, or draw with ditkit sample"
+            )
         return cls(*_named("solver", solver, text), *_named("grid", grid if at else "uniform", text))
 
     def __str__(self) -> str:
@@ -102,12 +110,24 @@ def _of(choice: Choice, process: Process, sampling: Sampling, budgets: Sequence[
     def cost(steps: int) -> int:
         return build.evaluations(process, choice.over(sampling, steps))
 
+    def price(steps: int) -> tuple[float, UserError | None]:
+        try:
+            return cost(steps), None
+        except UserError as error:  # more steps than the model's chain has
+            return math.inf, error
+
     for budget in budgets:
         least = cost(1)
         if budget < least:
             raise UserError(f"evaluations {budget}: solver {choice} takes at least {least}; expected as many or more")
         # at least one evaluation a step, and more steps never take fewer
-        steps = bisect.bisect_right(range(1, budget + 1), budget, key=cost)
+        steps = bisect.bisect_right(range(1, budget + 1), budget, key=lambda n: price(n)[0])
+        _, refused = price(steps + 1)
+        if steps < budget and refused:
+            raise UserError(
+                f"evaluations {budget}: solver {choice} takes at most {cost(steps)}, in {steps} steps; expected as "
+                f"many or fewer (of one step more: {refused})"
+            )
         yield Task(choice, choice.over(sampling, steps), cost(steps))
 
 
@@ -132,5 +152,10 @@ def _value(text: str) -> Value:
 
 
 def _written(name: str, options: Mapping[str, Value]) -> str:
-    said = ",".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in sorted(options.items()))
+    said = ",".join(f"{k}={_exact(v)}" for k, v in sorted(options.items()))
     return f"{name}:{said}" if said else name
+
+
+def _exact(value: Value) -> str:
+    """As short as can be, and read back as the same number: points are known by what is written."""
+    return value if isinstance(value, str) else repr(float(value)).removesuffix(".0")

@@ -20,7 +20,8 @@ FEWEST_DISTANCE = 1e-6
 def write(study: Study) -> None:
     """Writes table.md, plot.svg and page.html into the study's folder; nothing where there is no point yet."""
     if study.points:
-        write_text(study.folder / "table.md", table_text(study) + "\n\n" + notes(study) + "\n")
+        paragraphs = [table_text(study), *failures(study), notes(study)]
+        write_text(study.folder / "table.md", "\n\n".join(paragraphs) + "\n")
         write_text(study.folder / "plot.svg", plot(study) + "\n")
         write_text(study.folder / "page.html", html(study))
 
@@ -47,6 +48,11 @@ def _row(point: Point, best: Point) -> list[str]:
         "–" if point.class_accuracy is None else percent(point.class_accuracy),
         duration(point.seconds_per_sample),
     ]
+
+
+def failures(study: Study) -> list[str]:
+    """A line for each point that could not be had."""
+    return [f"No point for {f.solver} in {f.steps} steps: {f.reason}" for f in study.failures]
 
 
 def notes(study: Study) -> str:
@@ -99,7 +105,10 @@ def html(study: Study) -> Html:
             "main",
             element("section", plot(study), class_="scroller"),
             element(
-                "section", table(HEAD, rows(study), caption="All points"), element("p", notes(study), class_="note")
+                "section",
+                table(HEAD, rows(study), caption="All points"),
+                *(element("p", line, class_="note") for line in failures(study)),
+                element("p", notes(study), class_="note"),
             ),
         ),
     )

@@ -59,6 +59,15 @@ class Point:
         return self.frechet_distance - other.frechet_distance, standard_error(without[0] - without[1])
 
 
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
+class Failure:
+    """A point that could not be drawn or measured, and why; it is tried anew by the next study that wants it."""
+
+    solver: str
+    steps: int
+    reason: str
+
+
 @dataclasses.dataclass(frozen=True)
 class Study:
     """A folder with the points of one protocol (all that points share): points.json and the pages made of it."""
@@ -66,6 +75,7 @@ class Study:
     folder: Path
     protocol: dict[str, Any]
     points: tuple[Point, ...] = ()
+    failures: tuple[Failure, ...] = ()
 
     @classmethod
     def open(cls, above: Path, protocol: dict[str, Any]) -> Study:
@@ -79,8 +89,9 @@ class Study:
         if not path.is_file():
             return cls(folder, protocol)
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))["points"]
-            return cls(folder, protocol, tuple(_POINTS.validate_python(found)))
+            found = json.loads(path.read_text(encoding="utf-8"))
+            points, failures = _POINTS.validate_python(found["points"]), found.get("failures", [])
+            return cls(folder, protocol, tuple(points), tuple(_FAILURES.validate_python(failures)))
         except (ValueError, KeyError, TypeError, ValidationError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path} cannot be read ({reason}): delete it, and the study begins anew") from None
@@ -91,7 +102,14 @@ class Study:
 
     def with_point(self, point: Point) -> Study:
         """The study with a point more."""
-        return dataclasses.replace(self, points=(*self.points, point))
+        return dataclasses.replace(self, points=(*self.points, point), failures=self._failures_but(point))
+
+    def with_failure(self, failure: Failure) -> Study:
+        """The study with a point that cannot be had."""
+        return dataclasses.replace(self, failures=(*self._failures_but(failure), failure))
+
+    def _failures_but(self, one: Point | Failure) -> tuple[Failure, ...]:
+        return tuple(f for f in self.failures if (f.solver, f.steps) != (one.solver, one.steps))
 
     def best(self) -> Point:
         """The point of the least Fréchet distance."""
@@ -107,6 +125,7 @@ class Study:
         content = {
             "protocol": self.protocol,
             "points": [dataclasses.asdict(p) for p in self.points],
+            "failures": [dataclasses.asdict(f) for f in self.failures],
             "environment": environment(device),
         }
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -114,6 +133,7 @@ class Study:
 
 
 _POINTS = TypeAdapter(list[Point])
+_FAILURES = TypeAdapter(list[Failure])
 
 
 def protocol(model: Model, against: Reference, sampling: Sampling, seeds: Sequence[int]) -> dict[str, Any]:

@@ -23,7 +23,8 @@ class Options:
     """Draw quality against network evaluations for chosen solvers, as a table and a plot in RUN/studies.
 
     Points are kept as they are made: the same command goes on where it was interrupted, and one with other solvers or
-    budgets adds to the table. Other samples, guidance, weights or images make another table.
+    budgets adds to the table. A point that cannot be drawn or measured is named with the reason, the others go on.
+    Other samples, guidance, weights or images make another table.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -59,11 +60,14 @@ def main(args: Sequence[str]) -> int:
     from ditkit.app.run import load_model, open_run
     from ditkit.app.solver_study import pages
     from ditkit.app.solver_study.choice import plan
-    from ditkit.app.solver_study.points import Judge, Study, protocol
+    from ditkit.app.solver_study.points import Failure, Judge, Study, protocol
+    from ditkit.base.errors import UserError
+    from ditkit.base.files import check_writable
 
     run = open_run(options.run)
     how = How(guidance=options.guidance, clip=options.clip, batch_size=options.batch_size)
     sampling = how.over(run.recipe.sample)
+    check_writable(run.folder / "studies")
     tasks = plan(run.recipe.process, sampling, options.solvers, options.evaluations)
     model = load_model(run, device=options.device)
     how.check_classes(sampling, model.classes)
@@ -73,10 +77,15 @@ def main(args: Sequence[str]) -> int:
     judge = Judge.of(model, against, seeds)
     left = [task for task in tasks if not study.has(task)]
     for k, task in enumerate(left):
-        study = study.with_point(judge.point(task, f"{task.choice}, {task.steps} steps ({k + 1} of {len(left)})"))
+        try:
+            study = study.with_point(judge.point(task, f"{task.choice}, {task.steps} steps ({k + 1} of {len(left)})"))
+        except UserError as error:  # of this point: the others may do well
+            study = study.with_failure(Failure(str(task.choice), task.steps, str(error)))
         study.write(model.device)
         pages.write(study)
+    if not study.points:
+        raise UserError(f"no point could be drawn and measured; {'; '.join(pages.failures(study))}")
     pages.write(study)
-    print(pages.table_text(study))
+    print("\n\n".join([pages.table_text(study), *pages.failures(study)]))
     print(f"\nwritten to {study.folder} (points.json, table.md, plot.svg, page.html)")
     return 0
