@@ -132,8 +132,8 @@ def check_channels(sampling: Sampling, channels: int) -> None:
     asked = sampling.guidance_channels
     if asked is not None and asked > channels:
         raise UserError(
-            f"--guidance-channels {asked}: the model diffuses {channels} channel{'s' if channels > 1 else ''}; expected at "
-            f"most {channels}, or leave it out to guide all"
+            f"--guidance-channels {asked}: expected at most {channels}, the channels that the model diffuses; leave it "
+            "out to guide all"
         )
 
 

@@ -89,7 +89,7 @@ class _Adaptive:
 def check_tolerances(rtol: float, atol: float, dtype: torch.dtype) -> None:
     """Raises UserError for tolerances that are finer than numbers of this type."""
     finest = 4 * torch.finfo(dtype).eps
-    if not (rtol >= finest and atol > 0):
+    if not (finest <= rtol < math.inf and 0 < atol < math.inf):
         raise UserError(f"rtol {rtol:g}, atol {atol:g}: expected rtol of {finest:.0e} ({dtype}) or more, atol above 0")
 
 
