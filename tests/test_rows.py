@@ -152,11 +152,22 @@ def test_functions_that_make_no_path_from_data_to_noise_are_refused(alpha: Any, 
 
 @pytest.mark.parametrize("kind", [VP, SubVP])
 @pytest.mark.parametrize(
-    "betas", [(-5.0, 20.0), (0.0, 0.0), (0.1, 1e6), (math.nan, 20.0), (0.1, math.nan), (0.1, math.inf), (5.0, 1.0)]
+    "betas",
+    [
+        (-5.0, 20.0),
+        (-0.02, 20.0),
+        (0.0, 0.0),
+        (0.1, 1e6),
+        (math.nan, 20.0),
+        (0.1, math.nan),
+        (0.1, math.inf),
+        (5.0, 1.0),
+    ],
 )
 def test_betas_that_make_no_path_are_refused(kind: type[VP], betas: tuple[float, float]):
-    with pytest.raises(UserError, match=r"beta_min \S+, beta_max \S+: expected 0 < beta_min"):
+    with pytest.raises(UserError, match=r"beta_min \S+, beta_max \S+: expected beta_min <= beta_max"):
         kind(beta_min=betas[0], beta_max=betas[1])
+    assert kind(beta_min=-0.005, beta_max=17.5).sigma(torch.tensor(1e-3, dtype=torch.float64)) > 0
 
 
 @pytest.mark.parametrize("kind", [VE, type(PATHS["edm"])])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ditkit.base.errors import UserError
-from ditkit.process.path import Path
+from ditkit.process.path import NEARLY_CLEAN, Path
 
 
 class VP(Path):
@@ -241,8 +241,11 @@ LARGEST_BETAS = 72.0
 
 
 def _check_betas(low: float, high: float) -> None:
-    if not (0 < low <= high and low + high <= LARGEST_BETAS):
+    # Karras et al. 2022 fit both to two noise levels, which can leave beta_min a little below 0.
+    noisy = low + (high - low) * NEARLY_CLEAN / 2 > 0
+    if not (noisy and low <= high and low + high <= LARGEST_BETAS):
         raise UserError(
-            f"beta_min {low:g}, beta_max {high:g}: expected 0 < beta_min <= beta_max and a sum of at most "
-            f"{LARGEST_BETAS:g}, beyond which nothing of the image is left before t = 1; 0.1 and 20 are the published"
+            f"beta_min {low:g}, beta_max {high:g}: expected beta_min <= beta_max, noise from t = {NEARLY_CLEAN:g} on "
+            f"(beta_min above 0, or hardly below it), and a sum of at most {LARGEST_BETAS:g}, beyond which nothing of "
+            "the image is left before t = 1; 0.1 and 20 are the published"
         )
