@@ -94,11 +94,14 @@ def test_the_parts_are_found() -> None:
     assert {"in_context", "cross_attention", "adaln", "adaln_zero"} <= CONDITIONINGS.keys()
 
 
-def test_only_bounds_on_paths_without_a_chain_are_refused() -> None:
+def test_only_bounds_without_a_chain_and_variances_that_nothing_teaches_are_refused() -> None:
     for process in EVERY:
-        chainless = build.path(process).steps is None and process.objective in ("hybrid", "vlb")
-        assert (refusal(process) is not None) == chainless, process
+        bound = process.objective in ("hybrid", "vlb")
+        chainless = build.path(process).steps is None and bound
+        untaught = process.learned_variance and not bound
+        assert (refusal(process) is not None) == (chainless or untaught), process
         assert not chainless or "discrete" in str(refusal(process))
+        assert not untaught or "teaches no variance" in str(refusal(process))
 
 
 def two_steps(process: Process, conditioning: str = "adaln_zero") -> Trainer[Denoising]:
