@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -100,6 +101,14 @@ def test_the_network_is_given_its_own_time_and_condition():
     assert [time.tolist() for time, _ in seen] == [[39] * 3, [0, 49, 99]]
     assert all(time.dtype == torch.float32 for time, _ in seen)
     assert all(condition is denoiser.condition for _, condition in seen)
+
+
+@pytest.mark.parametrize("t", [-0.1, 1.5, 999.0, math.nan])
+def test_a_time_outside_zero_to_one_is_named(t: float):
+    denoiser, x = Denoiser(lambda *given: pytest.fail("the network was asked"), DDPMLinear(), Eps()), normal(3, 1)
+    for times in (torch.tensor(t), torch.tensor([0.5, t, 0.2])):
+        with pytest.raises(UserError, match=rf"^time {t:g}: expected 0 \(data\) to 1 \(noise\)"):
+            denoiser(x, times.double())
 
 
 def test_kept_tokens_come_with_the_output():

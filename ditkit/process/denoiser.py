@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ditkit.base.errors import NotFiniteError
+from ditkit.base.errors import NotFiniteError, UserError
 from ditkit.condition import Condition, cat
 from ditkit.process.path import Path, over
 from ditkit.process.prediction import Prediction, split_variance
@@ -85,6 +85,8 @@ class Denoiser:
         return dataclasses.replace(output, prediction=output.prediction.float())
 
     def __call__(self, x: Tensor, t: Tensor) -> Denoised:
+        """See ``Denoise``. UserError: a time outside [0, 1]; a row that is singular there (Prediction.solve)."""
+        _check_times(t)
         p, mix = split_variance(self.output(x, t).prediction, x.shape[1])
         return Denoised(*self.prediction.solve(self.path, p, x, t), mix)
 
@@ -94,6 +96,15 @@ class Denoiser:
         times = t.repeat(n) if t.dim() else t
         joined = self.given(cat(conditions))(torch.cat([x] * n), times)
         return [joined[i * len(x) : (i + 1) * len(x)] for i in range(n)]
+
+
+def _check_times(t: Tensor) -> None:
+    # as in Prediction.solve: times on an accelerator would have to be waited for
+    if t.device.type == "cpu" and not (t.min().item() >= 0 and t.max().item() <= 1):
+        bad = t.reshape(-1)[~((t >= 0) & (t <= 1)).reshape(-1)][0]
+        raise UserError(
+            f"time {bad:g}: expected 0 (data) to 1 (noise); index n of a chain of T steps is the time (n + 1) / T"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

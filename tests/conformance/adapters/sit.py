@@ -27,7 +27,7 @@ from ditkit.solvers.flow import EULER, integrate
 from ditkit.solvers.ode import euler, heun, midpoint, rk4
 from ditkit.solvers.sde import drift, euler_maruyama, stochastic_heun
 from tests.conformance.adapters.dit import condition_of, load_case
-from tests.conformance.adapters.torchdiffeq import dopri5_past_the_end
+from tests.conformance.adapters.torchdiffeq import AnyTime, dopri5_past_the_end
 from tests.conformance.harness import Case, covers
 
 PATHS: dict[str, type[Path]] = {"Linear": Linear, "GVP": GVP, "VP": VP}
@@ -241,7 +241,7 @@ def deterministic(case: Case) -> dict[str, Tensor]:
         denoiser = denoiser_of(case, path, row)
         if method == "dopri5":
             with torch.no_grad():
-                out[name] = dopri5_past_the_end(denoiser, case.inputs["z"], ts[0], ts[-1], **config["dopri5"])
+                out[name] = dopri5_past_the_end(AnyTime(denoiser), case.inputs["z"], ts[0], ts[-1], **config["dopri5"])
             continue
         states = ode_states(case, denoiser, method, ts)
         out |= {name: states[-1], f"{path}.{row}.{method}.trajectory": torch.stack(states)}

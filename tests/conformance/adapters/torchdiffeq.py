@@ -6,10 +6,14 @@ the velocity and the stages are this project's.
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
-from ditkit.process.denoiser import Denoise
+from ditkit.process.denoiser import Denoise, Denoised, Denoiser
+from ditkit.process.path import Path
+from ditkit.process.prediction import split_variance
 from ditkit.solvers.dopri5 import DOPRI5, ERROR
 from ditkit.solvers.flow import Flow, weighted
 
@@ -26,6 +30,22 @@ MIDDLE = (
 
 ERROR_SHARE = 2 / 3
 """Its fourth-order companion is Shampine's, a third of the way to the fifth order's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AnyTime:
+    """A denoiser that answers beyond the data end too, where there is no image: the reference asks it there."""
+
+    denoiser: Denoiser
+
+    @property
+    def path(self) -> Path:
+        return self.denoiser.path
+
+    def __call__(self, x: Tensor, t: Tensor) -> Denoised:
+        d = self.denoiser
+        p, mix = split_variance(d.output(x, t).prediction, x.shape[1])
+        return Denoised(*d.prediction.solve(d.path, p, x, t), mix)
 
 
 def dopri5_past_the_end(denoise: Denoise, x: Tensor, start: Tensor, end: Tensor, rtol: float, atol: float) -> Tensor:
