@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ditkit.app import build
+from ditkit.app import build, checks
 from ditkit.app.recipe import Process
 from ditkit.backbones.output import Output
 from ditkit.base import rng
@@ -206,7 +206,7 @@ def scale() -> str:
 def refusal(process: Process) -> str:
     """Why the process has no meaning; empty where it has one."""
     try:
-        build.check_training(process)
+        checks.check_training(process)
     except UserError as error:
         return str(error)
     return ""

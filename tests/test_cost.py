@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ditkit.app import build, cost_table, costing, names, spending
+from ditkit.app import build, checks, cost_table, costing, names, spending
 from ditkit.app.recipe import AutoencoderRecipe, ClassifierRecipe, Data, Model, Process, Recipe, Sampling
 from ditkit.app.spending import Item, Work, drawing, teaching
 from ditkit.base.errors import UserError
@@ -192,10 +192,10 @@ def test_what_a_weak_model_and_a_classifier_take() -> None:
 def test_every_solver_is_counted(solver: str) -> None:
     process, sampling = Process(path="linear", prediction="velocity"), Sampling(solver=solver, steps="4", guidance=2.0)
     try:
-        expected = build.evaluations(process, sampling)
+        expected = checks.evaluations(process, sampling)
     except UserError:  # such as a solver of chains: on the path that has one
         process = Process()
-        expected = build.evaluations(process, sampling)
+        expected = checks.evaluations(process, sampling)
     found = drawing(process, sampling, ["a", "b"])
     assert found.own == 2 * found.evaluations
     assert build.adaptive(solver) or found.evaluations == expected

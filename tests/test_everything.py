@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ditkit.app import build
+from ditkit.app import build, checks
 from ditkit.app.recipe import Process, Sampling
 from ditkit.base import registry, rng
 from ditkit.base.errors import UserError
@@ -170,9 +170,9 @@ IN_TIME = [name for name, grid in build.known("grid").items() if "t_max" in regi
 @pytest.mark.parametrize(("path", "row"), BUILT, ids=lambda name: name)
 def test_every_pair_of_path_and_row_is_trained_and_drawn_from_by_default(path: str, row: str):
     process = Process(path=path, prediction=row)
-    build.check_training(process)
+    checks.check_training(process)
     for grid in IN_TIME:
-        build.check_sampling(process, Sampling(grid=grid))
+        checks.check_sampling(process, Sampling(grid=grid))
     prediction, denoise = build.prediction(process), DATA.on(build.path(process))
     ts = build.grid(Sampling(), denoise.path, prediction.start(denoise.path))
     check_near_the_data(end(build.solver(Sampling()), ReadAs(denoise, prediction), ts), len(ts) - 1)

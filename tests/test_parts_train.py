@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from ditkit.app import build
+from ditkit.app import build, checks
 from ditkit.app.recipe import Process
 from ditkit.base import registry
 from ditkit.base.errors import UserError
@@ -89,7 +89,7 @@ def test_every_part_trains_on_the_command_line(process: Process, tmp_path: Path)
     said = train("digits", out, *FEW, *options(process))
     if said.code:  # a pair without meaning says so before there is a run
         with pytest.raises(UserError):
-            build.check_training(process)
+            checks.check_training(process)
         assert not out.exists()
         return
     assert [step for step, *_ in losses(out)] == [1, 2, 3]
@@ -114,7 +114,7 @@ def test_a_weights_options_are_set_beside_it(pets: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize("objective", [name for name in OBJECTIVES if "weight" in registry.options(OBJECTIVES[name])])
 def test_every_objective_hands_its_weight_its_options(objective: str) -> None:
     options = {"weight": "edm", "sigma_data": 2.0, **_few(objective)}
-    made_of = build.objective(Process(objective=objective, objective_options=options), build.STANDINS)
+    made_of = build.objective(Process(objective=objective, objective_options=options), checks.STANDINS)
     weight = made_of.keywords["weight"]  # type: ignore[attr-defined]
     t = torch.tensor([0.3, 0.8], dtype=torch.float64)
     at = VP(), Eps(), t

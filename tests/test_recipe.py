@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ditkit.app import build
+from ditkit.app import build, checks
 from ditkit.app.commands.train import Options
 from ditkit.app.recipe import AutoencoderRecipe, Recipe, Sampling
 from ditkit.app.recipe_files import from_yaml, load_recipe, ready_recipes, to_yaml
@@ -35,7 +35,7 @@ def test_ready_recipes_are_read_back_as_they_were(name: str) -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_ready_recipes_can_be_built(name: str) -> None:
     recipe = load_recipe(name)
-    build.check_sampling(recipe.process, recipe.sample)
+    checks.check_sampling(recipe.process, recipe.sample)
     build.objective(recipe.process)
     facts = {"input_size": [32, 32], "channels": 4, "classes": list("abc")}
     with torch.device("meta"):

@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ditkit.app import build
+from ditkit.app import build, checks
 from ditkit.app.reproduction import verdict
 from ditkit.app.reproduction.model import load_published
 from ditkit.app.reproduction.protocol import load_protocol, ready_protocols
@@ -257,7 +257,7 @@ def test_a_ready_protocol_can_be_drawn_and_says_what_was_published(name: str) ->
     guidance, evaluations, fid = PUBLISHED[name]
     sampling = pinned.recipe.sample
     assert (sampling.guidance, pinned.published.scores["fid"].value) == (guidance, fid)
-    assert build.evaluations(pinned.recipe.process, sampling) == evaluations
+    assert checks.evaluations(pinned.recipe.process, sampling) == evaluations
     assert sampling.guidance_channels == (3 if guidance > 1 else None)
     assert (pinned.num, pinned.labels, pinned.recipe.train.precision) == (50_000, "random", "float32")
     assert Inception.aliases["frechet_distance"] == "fid"

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from ditkit.app import build, measuring
+from ditkit.app import build, checks, measuring
 from ditkit.app.recipe import Process, Sampling
 from ditkit.app.run import Model, load_model, open_run
 from ditkit.app.solver_study import pages
@@ -72,8 +72,8 @@ def test_what_cannot_be_drawn_with_is_refused_before_any_work(text: str, said: s
 @pytest.mark.parametrize("name", ON_BUDGET)
 def test_a_budget_buys_as_many_steps_as_it_pays_for(name: str) -> None:
     (task,) = plan(Process(), Sampling(), [name], [11])
-    assert task.evaluations == build.evaluations(Process(), task.sampling) <= 11
-    assert build.evaluations(Process(), task.choice.over(Sampling(), task.steps + 1)) > 11
+    assert task.evaluations == checks.evaluations(Process(), task.sampling) <= 11
+    assert checks.evaluations(Process(), task.choice.over(Sampling(), task.steps + 1)) > 11
 
 
 @pytest.mark.parametrize(("name", "steps", "evaluations"), [("ddim", 20, 20), ("heun", 10, 19), ("rk4", 5, 17)])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from ditkit.app import build, guiding
+from ditkit.app import build, checks, guiding
 from ditkit.app.recipe import Model, Process, Recipe, Sampling
 from ditkit.backbones import dit_blocks
 from ditkit.base.errors import UserError
@@ -37,7 +37,7 @@ CONDITIONINGS = members("ditkit.backbones.dit_blocks", lambda v: getattr(v, "__m
 def refusal(process: Process) -> str | None:
     """Why a process is refused before it is trained; None: it is not."""
     try:
-        build.check_training(process)
+        checks.check_training(process)
     except UserError as error:
         return str(error)
     return None

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from tqdm import tqdm
 
 import ditkit
-from ditkit.app import build, guiding
+from ditkit.app import build, checks, guiding
 from ditkit.app.classes import turns
 from ditkit.app.recipe import ClassifierRecipe, Recipe, Sampling
 from ditkit.app.recipe_files import R, from_yaml, kind_of, read_text, to_yaml
@@ -281,7 +281,7 @@ def check_alike(option: str, ours: Model, theirs: Model) -> None:
 
 def check_sampling(recipe: Recipe, sampling: Sampling) -> None:
     """Raises UserError for settings that cannot be drawn with, as far as can be told before long work."""
-    build.check_sampling(recipe.process, sampling)
+    checks.check_sampling(recipe.process, sampling)
     if sampling.guidance_weak is not None:
         weak = located(sampling.guidance_weak)[0].recipe
         require_same("--guidance-weak", build.path(recipe.process), build.path(weak.process))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ditkit.app import build, guiding
+from ditkit.app import build, checks, guiding
 from ditkit.app.recipe import Process, Sampling
 from ditkit.backbones.output import Output
 from ditkit.condition import Condition
@@ -189,7 +189,7 @@ def teaching(process: Process) -> Passes:
     """How often a training image goes through the network, counted by the recipe's objective on the stand-in."""
     standin, x0 = StandIn.of(process), torch.ones(1, 1, 1, 1)
     t = build.density(process)(torch.full((1,), 0.5), standin.path)
-    build.objective(process, build.STANDINS)(standin, x0, Draws(t, torch.ones_like(x0)))
+    build.objective(process, checks.STANDINS)(standin, x0, Draws(t, torch.ones_like(x0)))
     return standin.passes
 
 

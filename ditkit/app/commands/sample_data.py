@@ -81,7 +81,7 @@ class Options:
 def main(args: Sequence[str]) -> int:
     """The command."""
     options = parse(Options, "sample-data", args)
-    from ditkit.app import build
+    from ditkit.app import build, checks
     from ditkit.app.drawn import save_samples
     from ditkit.app.neighbours import check_request, neighbours
     from ditkit.base.files import check_new_folder
@@ -89,7 +89,7 @@ def main(args: Sequence[str]) -> int:
     from ditkit.data.source import open_source
 
     check_new_folder(options.out)
-    build.check_solver(build.path(options.noising()), options.sampling())
+    checks.check_solver(build.path(options.noising()), options.sampling())
     seeds = range(options.seed, options.seed + options.num)
     source = open_source(options.data)
     check_request(source, options.k, options.classes, options.conditional)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ditkit.app import build, costing
+from ditkit.app import build, checks, costing
 from ditkit.app.looking import Looking, check_best
 from ditkit.app.pictures import grid, save_png
 from ditkit.app.recipe import Recipe
@@ -53,7 +53,7 @@ class DenoiserRuns:
         Raises UserError for a process that cannot be trained, and sampling settings that cannot be drawn with.
         """
         _check_samples(recipe)
-        build.check_training(recipe.process)
+        checks.check_training(recipe.process)
         check_best(recipe.evaluate.best, recipe.evaluate.every)
         self.settings, self.against = recipe, against
         self.device = build.device(recipe.train.device)
@@ -88,7 +88,7 @@ class DenoiserRuns:
         encode = build.encode(recipe, self.autoencoder)
         needs = {References: lambda: build.references(images, encode, recipe.data.flip, self.device, recipe.seed)}
         objective = build.objective(recipe.process, needs)
-        build.check_objective(recipe.process, objective, (facts["channels"], *facts["input_size"]), self.device)
+        checks.check_objective(recipe.process, objective, (facts["channels"], *facts["input_size"]), self.device)
         return Denoising(
             denoiser,
             objective,

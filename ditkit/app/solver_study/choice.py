@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from tqdm import tqdm
 
-from ditkit.app import build
+from ditkit.app import build, checks
 from ditkit.app.recipe import Process, Sampling
 from ditkit.base.errors import UserError, unknown
 
@@ -102,13 +102,13 @@ def plan(process: Process, sampling: Sampling, solvers: Sequence[str], budgets: 
 def _of(choice: Choice, process: Process, sampling: Sampling, budgets: Sequence[int]) -> Iterator[Task]:
     if choice.adaptive:
         chosen = choice.over(sampling, ADAPTIVE_STEPS)
-        build.check_sampling(process, chosen)
+        checks.check_sampling(process, chosen)
         yield Task(choice, chosen, None)
         return
 
     @functools.cache
     def cost(steps: int) -> int:
-        return build.evaluations(process, choice.over(sampling, steps))
+        return checks.evaluations(process, choice.over(sampling, steps))
 
     def price(steps: int) -> tuple[float, UserError | None]:
         try:
