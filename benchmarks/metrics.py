@@ -5,8 +5,8 @@
     python benchmarks/metrics.py --only neighbours --json neighbours.json   # all pairs: half an hour on two cores
     python benchmarks/metrics.py --only frechet
 
-features: images/s through Inception v3 (weights by a rule: speed does not depend on them), alone and with everything
-that the suite does beside it. neighbours: precision, recall, density and coverage of all pairs, with the largest memory
+features: images/s through Inception v3 (weights by a rule: speed does not depend on them), and with everything that
+the suite does beside it. neighbours: precision, recall, density and coverage of all pairs, with the largest memory
 that the process has held (run it alone: memory of the other parts would count). frechet: seconds and error of the
 distance where it is known. Smaller, for a trial: --images 4096 --width 256 --batch 2 --rounds 1.
 """
@@ -23,7 +23,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from measure import interleaved
 from torch import Tensor
 from tqdm import tqdm
 
@@ -65,7 +64,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="of the feature network")
     parser.add_argument("--batch", type=int, default=16, help="images at a time through the network")
     parser.add_argument("--size", type=int, default=64, help="height and width of the images")
-    parser.add_argument("--rounds", type=int, default=5, help="calls of each variant")
+    parser.add_argument("--rounds", type=int, default=5, help="timed calls")
     parser.add_argument("--images", type=int, default=IMAGES, help="rows of each set of neighbours; fewer for a trial")
     parser.add_argument("--width", type=int, default=WIDTH, help="features of neighbours and frechet")
     parser.add_argument("--json", type=Path, help="file for the numbers")
@@ -82,30 +81,54 @@ def main() -> None:
 
 
 def features(options: argparse.Namespace) -> list[Row]:
-    """Images/s of the network alone and of the suite around it."""
+    """Images/s of the network and of the suite around it, and what the suite does beside the network.
+
+    Both are timed in the same calls: one network by itself, twice, differs from itself by more than the suite adds.
+    """
     device = torch.device(options.device)
     network = Inception(made_up_weights(), device)
+    inside = Watch(device)
+    network.net.register_forward_pre_hook(lambda *given: inside.start())
+    network.net.register_forward_hook(lambda *given: inside.stop())
     shape = (options.batch, 3, options.size, options.size)
     images = torch.randint(256, shape, dtype=torch.uint8, generator=normal_draws(0))
-    x = torch.randn(options.batch, 3, 299, 299, generator=normal_draws(1)).to(device)
     side, index = Side(options.batch), torch.arange(options.batch)
-    timings = interleaved(
-        {
-            "network": torch.no_grad()(lambda: network.net(x)),
-            "suite": lambda: observe(side, network, images, index, needed()),
-        },
-        rounds=options.rounds,
-        device=device,
-    )
-    extra = [b / a - 1 for a, b in zip(timings["network"].seconds, timings["suite"].seconds, strict=True)]
-    factor = options.batch * seconds_per_row() / timings["network"].median
+    around = Watch(device)
+    for _ in tqdm(range(options.rounds + 1), "features", unit="batch"):
+        around.start()
+        observe(side, network, images, index, needed())
+        around.stop()
+    pairs = list(zip(inside.seconds, around.seconds, strict=True))[1:]  # the first call warms up
+    network_alone, suite = (statistics.median(each) for each in zip(*pairs, strict=True))
+    added = statistics.median(b / a - 1 for a, b in pairs)
+    factor = options.batch * seconds_per_row() / network_alone
     return [
-        Row("network alone, images/s (median)", options.batch / timings["network"].median),
-        Row("network with resizing and statistics, images/s (median)", options.batch / timings["suite"].median),
-        Row("resizing, statistics and copies add, % (median of pairs)", 100 * statistics.median(extra)),
+        Row("network, images/s (median)", options.batch / network_alone),
+        Row("network with resizing and statistics, images/s (median)", options.batch / suite),
+        Row("resizing, statistics and copies add, % (median of calls)", 100 * added),
         Row("compressing the factors of both covariances adds, %", 100 * 2 * factor),
-        Row("the suite adds, %", 100 * (statistics.median(extra) + 2 * factor), ADDED),
+        Row("the suite adds, %", 100 * (added + 2 * factor), ADDED),
     ]
+
+
+class Watch:
+    """Seconds between each start and stop, the device's work included."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: list[float] = []
+        self._start = 0.0
+
+    def start(self) -> None:
+        self._start = self._now()
+
+    def stop(self) -> None:
+        self.seconds.append(self._now() - self._start)
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
 
 def seconds_per_row() -> float:
