@@ -84,7 +84,7 @@ def encode_shard(
             if good:
                 pixels = torch.from_numpy(np.stack([picture for _, picture in good]))
                 parts.append(_moments(pixels, plan, autoencoder, device))
-    tensors = _tensors(plan, source, indices, parts)
+    tensors = _tensors(plan, source, indices, parts) | _left_out(plan.indices(number), source, indices)
     if text is not None:
         tensors["text"] = _embedded(plan, source, indices, text)
     return files.write_shard(store, number, tensors, skipped)
@@ -147,6 +147,14 @@ def _tensors(plan: Plan, source: Source, indices: list[int], parts: list[dict[st
     if captions is not None:
         tensors |= files.packed([captions[i] for i in indices])
     return tensors
+
+
+def _left_out(every: range, source: Source, indices: list[int]) -> dict[str, Tensor]:
+    """Place and label of the images of a shard that did not decode: what is held out hangs on them too."""
+    places = torch.tensor(sorted({*every} - {*indices}), dtype=torch.int64)
+    if source.labels is None or not len(places):
+        return {}
+    return {"skipped.index": places, "skipped.label": torch.from_numpy(source.labels)[places].long()}
 
 
 def unfinished(store: Path, plan: Plan) -> Iterator[int]:

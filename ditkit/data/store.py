@@ -4,7 +4,8 @@
     shard-00000.safetensors      mean, std (n, 2, c, h, w) of q(z | x) before normalisation, of the image as it is and
                                  mirrored; index (n,) int64, its place in the source; label (n,) int64, and
                                  caption.bytes (m,) uint8 UTF-8 with caption.end (n,) int64, where the source has them;
-                                 text (n, ...), what a text encoder made of the captions, where one was given
+                                 text (n, ...), what a text encoder made of the captions, where one was given;
+                                 skipped.index, skipped.label (k,) int64, of labelled images that did not decode
     autoencoder/                 what it was encoded with, as diffusers publishes one: nothing else is needed to decode
     progress/                    only until it is whole: plan.json, and a record of each finished shard
 
