@@ -190,7 +190,7 @@ def test_training_on_buckets_resumes_in_the_middle_of_an_epoch(mixed, tmp_path):
     assert_same_tensors(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
     assert "aspect-ratio buckets" in (tmp_path / "whole/log.jsonl").read_text()
     made(ditkit("sample", tmp_path / "whole", "--num", 1, "--out", tmp_path / "drawn"))
-    assert Image.open(tmp_path / "drawn/grid.png").size == (16, 16)
+    assert Image.open(tmp_path / "drawn/seed000000-class0.png").size == (16, 16)
     data = open_run(tmp_path / "whole").recipe.data
     assert read_images(data).shape == (3, 16, 16)  # what it is measured against
 
