@@ -93,7 +93,7 @@ def encode_shard(
 def _decoded(plan: Plan, number: int, source: Source, device: torch.device) -> Any:
     """Batches of (index, picture) of a shard, the next one being decoded in threads while one is encoded."""
     indices, size = plan.indices(number), plan.preprocessing.size
-    decode = Decoder(source, size, plan.preprocessing.channels)
+    decode = Decoder(source, size, plan.preprocessing.channels, plan.preprocessing.made().still(size))
     at_once = PIXELS_AT_ONCE * (1 if device.type == "cpu" else 16) // (size[0] * size[1])
     step = max(1, at_once)
 

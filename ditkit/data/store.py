@@ -28,6 +28,7 @@ import ditkit
 from ditkit.base.errors import UserError
 from ditkit.base.files import atomic_file, expanded, remove_folder, sha256, write_json
 from ditkit.base.tensors import save_tensors
+from ditkit.data.crops import Crop, find
 
 FORMAT = "ditkit-latents-1"
 MANIFEST, PROGRESS, AUTOENCODER = "manifest.json", "progress", "autoencoder"
@@ -65,12 +66,20 @@ class Origin:
 
 @dataclass(frozen=True, config=_STRICT)
 class Preprocessing:
-    """How pixels were made: the size (H, W) that images were brought to, the way, channels, range."""
+    """How pixels were made: the size (H, W) that images were brought to, the way, channels, range, and the crop by its
+    name and options (see ``ditkit.data.crops``).
+    """
 
     size: tuple[Count, Count]
     channels: Count
-    resize: str = "shrunk to cover, centre crop (ADM)"
+    resize: str = "shrunk to cover (ADM), then cropped"
     range: tuple[float, float] = (-1.0, 1.0)
+    crop: str = "centre"
+    crop_options: dict[str, float] = Field(default_factory=dict)
+
+    def made(self) -> Crop:
+        """The crop."""
+        return find(self.crop)(**self.crop_options)
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -233,11 +242,12 @@ def differences(old: Plan, new: Plan) -> list[tuple[str, object, object]]:
 
 
 def _differences(prefix: str, old: dict[str, Any], new: dict[str, Any]) -> Any:
-    for key in old:
-        if isinstance(old[key], dict) and isinstance(new[key], dict):
-            yield from _differences(f"{prefix}{key}.", old[key], new[key])
-        elif old[key] != new[key]:
-            yield f"{prefix}{key}", old[key], new[key]
+    for key in {**old, **new}:  # a crop has options that another has not
+        before, now = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(now, dict):
+            yield from _differences(f"{prefix}{key}.", before, now)
+        elif before != now:
+            yield f"{prefix}{key}", before, now
 
 
 def _record_path(store: Path, number: int) -> Path:
