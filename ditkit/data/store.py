@@ -187,7 +187,7 @@ def is_store(spec: str | Path) -> bool:
 def _says_so(path: Path) -> bool:
     try:
         return '"ditkit-latents-' in path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+    except (OSError, ValueError):
         return False
 
 
