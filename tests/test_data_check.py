@@ -156,6 +156,21 @@ def test_near_duplicates_are_those_that_all_pairs_would_give():
     assert duplicates.near(thumbnails[:0], progress=False) == []
 
 
+def test_a_paler_picture_is_no_duplicate_though_its_hash_is_the_same(pile):
+    pale = scene(48, 40, seed=5).point(lambda value: 64 + value // 2)
+    pale.save(pile / "dog/pale.png")
+    both = [np.asarray(image.convert("L").resize((16, 16), Image.Resampling.BOX)) for image in (scene(48, 40, 5), pale)]
+    one, other = duplicates.perceptual_hash(np.stack(both))
+    assert bin(int(one ^ other)).count("1") <= duplicates.BITS
+    assert checked(pile).alike == []
+
+
+def test_large_pictures_are_shrunk_on_the_contact_sheet(tmp_path):
+    for i in range(3):
+        scene(400, 300, seed=i).save(tmp_path / f"{i}.png")
+    assert contact_sheet(checked(tmp_path)).size == (3 * 98 - 2, 72)
+
+
 def test_the_contact_sheet_has_a_row_for_each_class(pile):
     sheet = np.asarray(contact_sheet(checked(pile)))
     cell = np.asarray(Image.open(pile / "dog/03.png"))  # the second of the second class

@@ -73,6 +73,7 @@ def everything(tmp_path):
     fill(tmp_path / "folder", classed)
     fill(tmp_path / "table", {**classed, "metadata.jsonl": '{"file_name": "cat/1.png"}\n'})
     fill(tmp_path / "loose", {"a.png": 1, "t.csv": "file,label\na.png,x\n"})
+    fill(tmp_path / "classed", {**classed, "backup.tar": ""})
     (tmp_path / "shards").mkdir()
     tarred(tmp_path / "shards/a-00.tar", {"1.png": 1})
     fill(tmp_path / "saved", {"dataset_info.json": "{}", "state.json": "{}", "x.arrow": ""})
@@ -88,6 +89,7 @@ def everything(tmp_path):
         str(tmp_path / "parquet"): "HuggingFace",
         str(tmp_path / "folder"): "Folder",
         str(tmp_path / "loose"): "Folder",
+        str(tmp_path / "classed"): "Folder",
         str(tmp_path / "table"): "Table",
         str(tmp_path / "loose/t.csv"): "Table",
         str(tmp_path / "shards"): "Shards",
