@@ -195,7 +195,7 @@ def fake_parquet(monkeypatch):
         def __init__(self, path):
             text = path.read_text()
             if not text.startswith("["):
-                raise Invalid(
+                raise InvalidError(
                     "Parquet magic bytes not found in footer.\nEither the file is corrupted or no parquet file"
                 )
             self.rows = json.loads(text)
