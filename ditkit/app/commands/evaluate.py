@@ -34,7 +34,7 @@ class Sweep:
     steps: tuple[str, ...] = ()
     """Numbers of steps, such as 10 25 50."""
     weights: tuple[str, ...] = ()
-    """Weights of the checkpoint: ema and weights, or the files of other averages in it."""
+    """Weights of the checkpoint: ema, averages of other decays that the run kept (ema-0.99), weights."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -66,7 +66,7 @@ class Options:
     scores: tuple[str, ...] | None = None
     """Scores, such as frechet_distance neighbourhoods; None: all that what is given allows."""
     weights: str = "ema"
-    """The moving average (ema), or the weights themselves (weights)."""
+    """The moving average (ema), another that the run kept (ema-0.99), or the weights themselves (weights)."""
     sweep: Sweep = dataclasses.field(default_factory=Sweep)
     out: Path | None = None
     """Folder for the results; None: the run's, or SAMPLES-evaluation beside the samples."""
@@ -108,11 +108,12 @@ def main(args: Sequence[str]) -> int:
 
 def _run(options: Options, place: str, workers: Workers) -> int:
     from ditkit.app import measuring
-    from ditkit.app.evaluating import Variants, checkpoint_file, evaluate_run
+    from ditkit.app.evaluating import Variants, evaluate_run
     from ditkit.app.likelihood import check_pixels
     from ditkit.app.run import check_sampling, load_model, located
     from ditkit.app.samples import Plan
     from ditkit.evaluate.suite import check_enough
+    from ditkit.train.checkpoint import weights_file
 
     run, step = located(place)
     if options.likelihood:
@@ -123,7 +124,7 @@ def _run(options: Options, place: str, workers: Workers) -> int:
     variants = Variants.of(plan, **dataclasses.asdict(options.sweep))
     for each in variants.plans:
         check_sampling(run.recipe, each.sampling)
-        checkpoint_file(step, each.weights)
+        weights_file(step, each.weights)
     sets = len(variants.plans) * options.repeats
     if options.npz is not None and sets > 1:
         raise UserError(f"--npz {options.npz} is one file for {sets} sets of samples: measure one at a time")
