@@ -182,7 +182,7 @@ def train_classifier(
 ) -> Classifier:
     """Trains a classifier on real images and measures it on those held out; the same seed gives the same weights.
 
-    images: uint8 (N, C, H, W), C of 1 or 3, any size. labels: int64 (N,) in 0..num_classes-1, or None: then it learns
+    images: uint8 (N, C, H, W), any size. labels: int64 (N,) in 0..num_classes-1, or None: then it learns
     a pretext (see ``task.pretext``). heldout: fraction that is never trained on, at most 10,000 images.
     steps: of 64 images each; by default from the data's size and the network's cost (see ``default_steps``).
     Raises UserError when images or labels are not as said, or are fewer than 8.

@@ -107,11 +107,14 @@ def main(args: Sequence[str]) -> int:
 
 
 def _run(options: Options, place: str, workers: Workers) -> int:
+    import torch
+
     from ditkit.app import measuring
     from ditkit.app.evaluating import Variants, evaluate_run
     from ditkit.app.likelihood import check_pixels
     from ditkit.app.run import check_sampling, load_model, located
     from ditkit.app.samples import Plan
+    from ditkit.evaluate.networks.network import as_rgb
     from ditkit.evaluate.suite import check_enough
     from ditkit.train.checkpoint import weights_file
 
@@ -132,6 +135,8 @@ def _run(options: Options, place: str, workers: Workers) -> int:
     with working(options.out or run.folder, workers) as work:
         with workers.leader_first():
             model = load_model(run, step, device=device)
+            if options.npz is not None:
+                as_rgb(torch.empty(0, *model.shape))  # said before long work
             for scale in options.sweep.guidance or (options.how.guidance,):
                 dataclasses.replace(options.how, guidance=scale).check_classes(plan.sampling, model.classes)
             against = measuring.reference(model, options.reference, _space(options))

@@ -27,6 +27,7 @@ class ClassifierRuns:
 
     name = ClassifierRecipe.kind
     recipe = ClassifierRecipe
+    knows_classes = True
 
     def __init__(self, recipe: ClassifierRecipe) -> None:
         """Raises UserError for names and options that are none, and where the classes are left out."""
