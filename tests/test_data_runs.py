@@ -6,9 +6,11 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
+from ditkit.app.drawn import save_samples
 from ditkit.app.names import SOURCES
 from ditkit.app.pictures import grid
 from ditkit.base.registry import members
@@ -175,3 +177,15 @@ def test_sheets_of_any_channels(channels, mode, background):
     colours = pixels.shape[2] - alpha
     assert (pixels[2, :, :colours] == (background or 0)).all()
     assert not alpha or (pixels[2, :, -1] == (0 if background is None else 255)).all()
+
+
+@pytest.mark.parametrize(("size", "factor"), [((8, 8), 6), ((1, 1), 48), ((20, 30), 2), ((4, 48), 1), ((64, 64), 1)])
+def test_a_grid_of_small_images_is_enlarged_and_the_images_are_not(tmp_path, size, factor):
+    images = torch.arange(3 * size[0] * size[1]).reshape(3, 1, *size).to(torch.uint8)
+    save_samples(tmp_path / "out", images, range(3), None)
+    for i in range(3):
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / f"out/seed{i:06d}.png")), images[i, 0])
+    plain = np.asarray(grid(images, 2, background=255))
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(tmp_path / "out/grid.png")), plain.repeat(factor, 0).repeat(factor, 1)
+    )

@@ -122,6 +122,9 @@ class Options:
     """Folder for the images; None: samples/seed-S in the run's folder."""
     num: Positive = 64
     """How many images."""
+    size: Positive | tuple[Positive, Positive] | None = None
+    """Height and width in pixels, for networks that take other sizes than they were trained on, such as DiT on buckets;
+    None: that of training."""
     classes: str | None = None
     """Classes to draw in turn, by number or name: 3,7 or cat,dog; None: all."""
     seed: int = 0
@@ -153,6 +156,8 @@ def main(args: Sequence[str]) -> int:
         data = dataclasses.replace(run.recipe.data, tile=options.tile)
         run = dataclasses.replace(run, recipe=dataclasses.replace(run.recipe, data=data))
     model = load_model(run, device=options.device, weights=options.weights)
+    if options.size is not None:
+        model = model.sized(*(options.size if isinstance(options.size, tuple) else (options.size, options.size)))
     options.how.check_classes(sampling, model.classes)
     names = model.names(sampling)
     classes = parse_classes(options.classes, names) if options.classes is not None else range(len(names))
@@ -161,4 +166,6 @@ def main(args: Sequence[str]) -> int:
     images = model.draw(seeds, labels, sampling, progress="sampling")
     save_samples(out, images, seeds, labels, npz=options.npz)
     print(f"{options.num} images in {out} (grid.png shows them all)")
+    if list(model.shape) != model.facts["image_shape"] and run.recipe.data.buckets is None:
+        print("the model was trained on images of one size: those of others are seldom as good")
     return 0
