@@ -16,7 +16,8 @@ from ditkit.app.pictures import grid
 from ditkit.base.registry import members
 from ditkit.data import source as sources
 from ditkit.data.source import located, open_source
-from tests.running import ditkit, draw_images, losses, made, train
+from ditkit.evaluate import classifier
+from tests.running import CALM, ditkit, draw_images, losses, made, train
 from tests.test_autoencoder import tiny, write
 
 
@@ -140,9 +141,26 @@ def test_images_with_alpha_are_trained_on_and_drawn(channels, mode, tmp_path):
     assert Image.open(tmp_path / "run/samples/step-0000004.png").mode == mode
     made(ditkit("sample", tmp_path / "run", "--num", 2, "--out", tmp_path / "drawn"))
     assert {Image.open(path).mode for path in (tmp_path / "drawn").glob("*.png")} == {mode}
-    said = train(tmp_path / "set", tmp_path / "other", "--data.channels", channels, "--evaluate-every", 2)
-    refused(said, f"channels {channels}", "--evaluate-every")
-    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_images_with_alpha_are_measured_by_what_learns_from_them(channels, tmp_path, monkeypatch):
+    monkeypatch.setattr(classifier, "default_steps", lambda samples, cost: 5)
+    (tmp_path / "set").mkdir()
+    for i in range(24):
+        Image.new("RGBA", (8, 8), (i * 10, 0, 255 - i * 10, i * 10)).save(tmp_path / f"set/{i}.png")
+    run = tmp_path / "run"
+    made(train(tmp_path / "set", run, "--data.channels", channels, *CALM, "--evaluate-every", 2))
+    made(ditkit("evaluate", run, "--num", 8))
+    said = json.loads((run / "metrics.json").read_text())
+    assert said["frechet_distance"]["value"] > 0
+    assert said["protocol"]["feature_space"]["channels"] == channels
+    made(ditkit("evaluate", run, "--num", 8, "--features", "pixels", "--scores", "frechet_distance"))
+    (run / "metrics.json").unlink()
+    for option in ("--npz", "--reference-npz"):
+        refused(ditkit("evaluate", run, "--num", 8, option, tmp_path / "x.npz"), f"{channels} channels", "alpha")
+    assert not (tmp_path / "x.npz").exists()
+    assert not (run / "metrics.json").exists()
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (2, "LA"), (3, "RGB"), (4, "RGBA")])

@@ -300,8 +300,9 @@ def check_sampling(recipe: Recipe, sampling: Sampling) -> None:
     """Raises UserError for settings that cannot be drawn with, as far as can be told before long work."""
     checks.check_sampling(recipe.process, sampling)
     if sampling.guidance_weak is not None:
-        weak = located(sampling.guidance_weak)[0].recipe
-        require_same("--guidance-weak", build.path(recipe.process), build.path(weak.process))
+        weak, step = located(sampling.guidance_weak)
+        checkpoint.weights_file(step, sampling.guidance_weak_weights)
+        require_same("--guidance-weak", build.path(recipe.process), build.path(weak.recipe.process))
     if sampling.guidance_classifier is not None:
         classifier = open_run(sampling.guidance_classifier, ClassifierRecipe).recipe
         require_same("--guidance-classifier", build.path(recipe.process), build.path(classifier.process))
@@ -329,13 +330,16 @@ def _loaded_classifier(folder: Path, step: Path, device: str) -> Any:
 
 
 def load_model(run: Run[Recipe], step: Path | None = None, *, device: str | None = None, weights: str = "ema") -> Model:
-    """The model of a run's checkpoint, the newest by default, its moving average unless weights is "weights"."""
+    """The model of a run's checkpoint, the newest by default, its moving average unless weights names another.
+
+    weights: "ema", "ema-0.99", "weights". UserError, naming what there is, where the checkpoint has none such.
+    """
     found = open_checkpoint(step or checkpoint.latest(run.folder))
     where = build.device(device or run.recipe.train.device)
     autoencoder = build.autoencoder(run.recipe, where)
     check_autoencoder(run, autoencoder, found.about)
     net = build.network(run.recipe.model, run.recipe.process, found.about)
-    checkpoint.load_weights(net, found.tensors(weights), found.folder)
+    checkpoint.load_weights(net, found.weights(weights), found.folder)
     net.to(where).eval().requires_grad_(False)
     return Model(run, found.step, found.about, build.denoiser(run.recipe, net), autoencoder, where)
 

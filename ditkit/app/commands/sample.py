@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 from pydantic.dataclasses import dataclass
@@ -46,8 +46,8 @@ class How:
     """Autoguidance: a worse model to lead away from, another run's folder or an earlier checkpoint's."""
     guidance_weak_scale: float | None = None
     """Scale s in weak + s (model - weak); 1: none."""
-    guidance_weak_weights: Literal["ema", "weights"] | None = None
-    """The weak model's moving average, or its weights themselves."""
+    guidance_weak_weights: str | None = None
+    """The weak model's moving average (ema), another that its run kept (ema-0.99), or its weights (weights)."""
     guidance_classifier: str | None = None
     """The run of a classifier of noisy images that leads to the class."""
     guidance_classifier_scale: float | None = None
@@ -131,8 +131,8 @@ class Options:
     """Seed of the first image; the next ones count up. An image depends on its seed, class and settings alone."""
     npz: bool = False
     """Also write samples.npz with arr_0 (N, H, W, C) uint8, and labels arr_1, as ADM's evaluator reads it."""
-    weights: Literal["ema", "weights"] = "ema"
-    """The moving average, or the weights themselves."""
+    weights: str = "ema"
+    """The moving average (ema), another that the run kept (ema-0.99), or the weights themselves (weights)."""
     device: str | None = None
     """auto, cpu, cuda, ...; None: the recipe's."""
     tile: Tile | None = None
