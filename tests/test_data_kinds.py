@@ -217,6 +217,13 @@ def test_a_zip_of_more_entries_than_16_bits_count_is_read(tmp_path):
     assert source.name(2**16) == f"{2**16}.png"
 
 
+def test_names_in_a_zip_are_in_its_old_code_page_unless_it_says_utf_8(tmp_path):
+    zipped(tmp_path / "a.zip", {"A/1.png": 1, "ü/2.png": 2})
+    content = (tmp_path / "a.zip").read_bytes()
+    (tmp_path / "a.zip").write_bytes(content.replace(b"A/1.png", b"\x8e/1.png"))
+    assert open_source(tmp_path / "a.zip").classes == ("Ä", "ü")
+
+
 def test_a_broken_entry_of_a_zip_is_one_bad_picture(tmp_path):
     zipped(tmp_path / "a.zip", {"1.png": 1, "2.png": 2})
     content = bytearray((tmp_path / "a.zip").read_bytes())
