@@ -190,7 +190,7 @@ class Model:
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of an image in pixels."""
         channels, height, width = self.facts["image_shape"]
-        return (channels, *(self.sides or (height, width)))
+        return (channels, *self.sides) if self.sides else (channels, height, width)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
