@@ -21,7 +21,7 @@ from ditkit.base import rng
 from ditkit.base.errors import UserError
 from ditkit.base.files import expanded
 from ditkit.data import store as files
-from ditkit.data.order import Groups
+from ditkit.data.order import Groups, labels_by_place
 from ditkit.data.store import Manifest, Plan
 from ditkit.encoders.autoencoder import per_channel, whitened_identity
 
@@ -120,6 +120,13 @@ class LatentStore:
         """A small tensor of every row, such as label or index, (N,)."""
         return torch.cat([self.shard(number)[name] for number in range(len(self.ends))])
 
+    def source_labels(self) -> Tensor:
+        """The label of every image of the source, also of those that did not decode, (M,) int64; 0 without classes."""
+        shards = [self.shard(number) for number in range(len(self.ends))]
+        places = [shard[name] for shard in shards for name in ("index", "skipped.index") if name in shard]
+        labels = [shard[name] for shard in shards for name in ("label", "skipped.label") if name in shard]
+        return labels_by_place(self.plan.source.images, torch.cat(places), torch.cat(labels) if labels else None)
+
     def place(self, row: int) -> tuple[int, int]:
         """The shard of a row, and its row in there."""
         number = bisect.bisect_right(self.ends, row)
@@ -171,6 +178,11 @@ class Latents:
     def shape(self) -> tuple[int, int, int]:
         """(c, h, w) of the latents."""
         return self.store.plan.shape
+
+    @property
+    def source_labels(self) -> Tensor:
+        """(M,) int64, the label of every image of the source (see ``ditkit.data.images.Examples``)."""
+        return self.store.source_labels()
 
     @property
     def skipped(self) -> list[tuple[str, str]]:
