@@ -11,6 +11,9 @@ from torch import Tensor
 from ditkit.app.pictures import grid
 from ditkit.base.files import atomic_folder
 
+SHEET = "grid.png"
+"""Of all images of a folder, beside them."""
+
 
 def save_samples(out: Path, images: Tensor, seeds: Sequence[int], labels: Tensor | None, *, npz: bool = False) -> None:
     """Writes the folder ``out``: images (N, C, H, W) uint8 as PNG files named by seed and label, and grid.png.
@@ -25,7 +28,7 @@ def save_samples(out: Path, images: Tensor, seeds: Sequence[int], labels: Tensor
     with atomic_folder(out.absolute()) as folder:
         for name, image in zip(names, images, strict=True):
             grid(image[None], 1, background=0).save(folder / f"{name}.png")
-        grid(images, _columns(len(images), classes), background=255).save(folder / "grid.png")
+        grid(images, _columns(len(images), classes), background=255).save(folder / SHEET)
         if npz:
             _write_npz(folder / "samples.npz", images, labels)
 
