@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ditkit.encoders.autoencoder import Apply, Autoencoded, LatentAutoencoder, at_once
-from ditkit.nn.init import initialise
+from ditkit.nn.init import allocate, initialise
 
 CERTAIN = -30.0
 """Log variance of a latent that is not drawn: the lowest that ``Posterior.of`` lets through."""
@@ -59,7 +59,7 @@ class VQModel(LatentAutoencoder):
         device = torch.empty(0).device
         with torch.device("meta"):
             self.codebook = nn.Embedding(codes, self.latent_channels)
-        self.codebook.to_empty(device=device)
+        allocate(self.codebook, device)
         initialise(self.codebook, seed)
 
     @classmethod

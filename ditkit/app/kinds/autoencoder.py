@@ -143,7 +143,8 @@ class AutoencoderRuns:
         """With each checkpoint: the moving average as a published autoencoder, what it makes of a few images, and how
         like they are (into the log too).
         """
-        return [Hook(self.settings.train.checkpoint_every, lambda trainer: self._publish(run, trainer, held))]
+        every = self.settings.train.checkpoint_every
+        return [Hook(every, lambda trainer: self._publish(run, trainer, held), "reconstructions")]
 
     def _publish(self, run: Run[AutoencoderRecipe], trainer: Trainer[Autoencoding], held: Examples | None) -> None:
         net = trainer.ema.net.autoencoder
