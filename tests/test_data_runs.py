@@ -15,7 +15,7 @@ from ditkit.base.registry import members
 from ditkit.data import source as sources
 from ditkit.data.source import located, open_source
 from tests.running import ditkit, draw_images, losses, made, train
-from tests.test_autoencoder import tiny, write
+from tests.storing import tiny, write
 
 
 def refused(said, *words):

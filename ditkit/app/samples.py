@@ -17,6 +17,7 @@ from ditkit.base.errors import UserError
 from ditkit.base.rng import generator
 from ditkit.data.images import Images, load_images
 from ditkit.data.source import open_source
+from ditkit.encoders.autoencoder import Identity
 from ditkit.evaluate.images import check_values
 from ditkit.evaluate.parts import Given
 from ditkit.evaluate.suite import FEWEST
@@ -78,8 +79,16 @@ class RunSamples:
             "weights": plan.weights,
             "ema_decay": recipe.train.ema_decay if plan.weights == "ema" else None,
             "autoencoder": self.model.autoencoder.identity,
+            **self._decoding(),
             "dtype": str(half or torch.float32).removeprefix("torch."),
         }
+
+    def _decoding(self) -> dict[str, Any]:
+        """How latents are decoded; in pixel space nothing."""
+        data = self.model.run.recipe.data
+        if isinstance(self.model.autoencoder, Identity):
+            return {}
+        return {"decoding": {"dtype": data.autoencoder_precision, "tile": data.tile}}
 
 
 def _balanced(classes: int, plan: Plan) -> Tensor:

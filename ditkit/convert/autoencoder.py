@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,16 @@ from ditkit.base.tensors import save_tensors
 from ditkit.convert.autoencoder_diffusers import DiffusersAutoencoder
 from ditkit.convert.autoencoder_layout import AutoencoderLayout, arguments
 from ditkit.convert.autoencoder_places import CONFIG, WEIGHTS, files_of
+from ditkit.convert.autoencoder_scales import PUBLISHED
 from ditkit.convert.files import read_state
 from ditkit.convert.layout import State
 from ditkit.encoders.autoencoder import Autoencoder, AutoencoderKL, Identity, LatentAutoencoder
 from ditkit.encoders.autoencoder_blocks import Stage
 
-SCALE_OF_SD = 0.18215
-"""Stable Diffusion 1 and 2 (Rombach et al. 2022); what diffusers assumes where a config.json does not say."""
+SCALE_OF_SD = PUBLISHED["sd"][0]
+"""What diffusers assumes where a config.json does not say."""
+
+_log = logging.getLogger(__name__)
 
 EXPECTED: dict[str, Any] = {
     "act_fn": "silu",
@@ -133,7 +137,7 @@ def build_autoencoder(
         layout, own = recognise(state)
         ours = layout.to_ditkit(own)
         known = kind.arguments(arguments(ours), config or {})
-        usual = (scale, 0.0) if scale else layout.statistics(state) or _usual(known)
+        usual = (scale, 0.0) if scale else layout.statistics(state) or _usual(known, origin)
         with torch.device("meta"):
             net = kind(**known, groups=groups, scale=usual[0], shift=usual[1] if shift is None else shift)
         _check_fit(net, ours)
@@ -163,13 +167,19 @@ def _is_layout(value: Any) -> bool:
     return isinstance(value, type) and issubclass(value, AutoencoderLayout) and value is not AutoencoderLayout
 
 
-def _usual(known: Mapping[str, Any]) -> tuple[float, float]:
+def _usual(known: Mapping[str, Any], origin: object) -> tuple[float, float]:
+    ways = f"--data.autoencoder-scale (ditkit encode: --autoencoder-scale) {', '.join(PUBLISHED)} or a number"
     if known["latent_channels"] != 4:
         raise UserError(
             f"nothing says the scale of its {known['latent_channels']} latent channels: "
-            f"put its {CONFIG} (scaling_factor, shift_factor) beside the weights"
+            f"put its {CONFIG} (scaling_factor, shift_factor) beside the weights, or give {ways}"
         )
-    return SCALE_OF_SD, 0.0
+    scale, shift = PUBLISHED["sd"]
+    _log.warning(
+        "autoencoder %s does not say its scale: taken to be %g, Stable Diffusion 1 and 2's; for another one give %s",
+        *(origin, scale, ways),
+    )
+    return scale, shift
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -61,11 +61,15 @@ class Examples(Protocol):
 
     def __len__(self) -> int: ...
 
-    def draw(self, rows: Tensor, mirrored: Tensor, seed: int, step: int, epoch: Tensor | None = None) -> Tensor:
-        """What is learned of ``rows`` (B,) int64 in a step: float32 (B, C, H, W), pixels in [-1, 1].
+    def draw(self, rows: Tensor, mirrored: Tensor, seed: int, epoch: Tensor | None = None) -> Tensor:
+        """What is learned of ``rows`` (B,) int64: float32 (B, C, H, W), pixels in [-1, 1] or latents.
 
         mirrored: (B,) bool, which of them left to right. epoch: (B,) int64, in which epoch each is shown; None: 0.
         """
+        ...
+
+    def text(self, rows: Tensor) -> Tensor | None:
+        """What a text encoder made of the captions of ``rows`` (B,), float32 (B, ...); None where none did."""
         ...
 
     def subset(self, rows: Tensor) -> Self:
@@ -79,6 +83,13 @@ class Images(Examples, Protocol):
     def get(self, rows: Tensor) -> Tensor:
         """The pictures of ``rows`` (B,) int64: uint8 (B, C, H, W)."""
         ...
+
+
+def keys(images: Examples, rows: Tensor, epoch: Tensor | None = None) -> Tensor:
+    """What a draw that concerns a picture is keyed by besides the seed, (B, 2) int64: the epoch in which each of
+    ``rows`` (B,) is shown (None: 0) and its place in the source.
+    """
+    return torch.stack([torch.zeros_like(rows) if epoch is None else epoch, images.indices[rows]], 1)
 
 
 def _pixels(pictures: Tensor, mirrored: Tensor) -> Tensor:
@@ -109,9 +120,13 @@ class ImageSet:
         """The pictures of ``rows`` (B,) int64: uint8 (B, C, H, W)."""
         return self.images[rows]
 
-    def draw(self, rows: Tensor, mirrored: Tensor, seed: int, step: int, epoch: Tensor | None = None) -> Tensor:
+    def draw(self, rows: Tensor, mirrored: Tensor, seed: int, epoch: Tensor | None = None) -> Tensor:
         """The pictures of ``rows``, mirrored or not, as pixels (see ``Examples``)."""
         return _pixels(self.get(rows), mirrored)
+
+    def text(self, rows: Tensor) -> Tensor | None:
+        """See ``Examples``: a source's captions are words."""
+        return None
 
     def subset(self, rows: Tensor) -> ImageSet:
         """The set of the pictures of ``rows`` (M,) int64, copied, in that order, with the same classes."""
@@ -152,15 +167,17 @@ class LazyImageSet:
         """The pictures of ``rows`` (B,) int64, cropped as the decoder does: uint8 (B, C, H, W), decoded in threads."""
         return self._decoded([(row, None) for row in rows.tolist()])
 
-    def draw(self, rows: Tensor, mirrored: Tensor, seed: int, step: int, epoch: Tensor | None = None) -> Tensor:
+    def draw(self, rows: Tensor, mirrored: Tensor, seed: int, epoch: Tensor | None = None) -> Tensor:
         """The pictures of ``rows``, cropped anew each epoch and mirrored or not, as pixels (see ``Examples``)."""
         if not self._crop.drawn:
             return _pixels(self.get(rows), mirrored)
-        epochs = [0] * len(rows) if epoch is None else epoch.tolist()
-        keys = zip(epochs, self.indices[rows].tolist(), strict=True)
-        draws = [rng.generator(seed, "crop", *key) for key in keys]
+        draws = [rng.generator(seed, "crop", *key) for key in keys(self, rows, epoch).tolist()]
         placed = [(row, self._crop.draw(self._size(row), draw)) for row, draw in zip(rows.tolist(), draws, strict=True)]
         return _pixels(self._decoded(placed), mirrored)
+
+    def text(self, rows: Tensor) -> Tensor | None:
+        """See ``Examples``: a source's captions are words."""
+        return None
 
     def subset(self, rows: Tensor) -> LazyImageSet:
         """The set of the pictures of ``rows`` (M,) int64, in that order, with the same classes."""

@@ -327,9 +327,19 @@ class AutoencoderKL(LatentAutoencoder):
     name = "kl"
 
 
-def encode_keyed(autoencoder: Autoencoder, pixels: Tensor, seed: int, step: int) -> Tensor:
-    """Latents of a training batch (B, C, H, W), drawn from the posterior with the noise of (seed, step)."""
+def posterior_noise(shape: Shape, seed: int, keys: Tensor) -> Tensor:
+    """Standard normal (B, c, h, w) that draws images from their posteriors in training, on the CPU.
+
+    keys: (B, 2) int64, the epoch in which each is shown, and its place in the source. The noise of an image hangs on
+    these and the seed alone: not on what it shares a batch with, on the process that takes it, or on where its
+    posterior comes from.
+    """
+    drawn = [torch.randn(shape, generator=rng.generator(seed, "posterior", *key)) for key in keys.tolist()]
+    return torch.stack(drawn) if drawn else torch.empty(0, *shape)
+
+
+def encode_keyed(autoencoder: Autoencoder, pixels: Tensor, seed: int, keys: Tensor) -> Tensor:
+    """Latents of a training batch (B, C, H, W), drawn from the posteriors; keys: see ``posterior_noise``."""
     channels, height, width = pixels.shape[1:]
-    shape = (len(pixels), *autoencoder.latent_shape((channels, height, width)))
-    noise = torch.randn(shape, generator=rng.generator(seed, "posterior", step))
+    noise = posterior_noise(autoencoder.latent_shape((channels, height, width)), seed, keys)
     return autoencoder.encode(pixels, noise.to(pixels.device))

@@ -80,7 +80,8 @@ class VQModel(LatentAutoencoder):
         """Of the code nearest to each latent of z (B, c, h, w): (B, h, w) int64; equation 1 of van den Oord et al."""
         codes_Kc = self.codebook.weight.to(z.dtype)
         rows_Nc = z.movedim(1, -1).flatten(0, -2)
-        distance_NK = codes_Kc.square().sum(1) - 2 * rows_Nc @ codes_Kc.mT  # but for |z|^2, which ranks nothing
+        with torch.autocast(z.device.type, enabled=False):  # rounded products would take codes for their neighbours
+            distance_NK = codes_Kc.square().sum(1) - 2 * rows_Nc @ codes_Kc.mT  # but for |z|^2, which ranks nothing
         return distance_NK.argmin(1).unflatten(0, (z.shape[0], *z.shape[2:]))
 
     def codes(self, indices: Tensor, dtype: torch.dtype) -> Tensor:
