@@ -437,6 +437,8 @@ def test_options_that_are_missing_or_wrong(pets: Path, vae: Path, tmp_path: Path
     refused(ditkit("encode", "--autoencoder", vae, "--out", tmp_path / "s"), "--data is missing")
     refused(encoded(pets, vae, tmp_path / "s", "--dtype", "float8"), "float8", "bfloat16")
     refused(encoded(pets, vae, tmp_path / "s", "--size", 9), "9x9", "factor 2")
+    for size in (0, -8, 10**7):
+        refused(encoded(pets, vae, tmp_path / "s", "--size", size), f"size {size} is no image size", "at most 65536")
     refused(encoded(pets, vae, tmp_path / "s", "--channels", 3), "3 channels", "takes 1")
     refused(encoded(pets, tmp_path / "none", tmp_path / "s"), "does not exist")
     refused(ditkit("encode", "--verify", pets), "is not a latent store")
@@ -465,6 +467,20 @@ def _manifest(change: Any) -> Any:
     return damage
 
 
+def _shard(change: Any) -> Any:
+    """Changes a shard and what the manifest says of its size and content, as whoever means to deceive would."""
+
+    def damage(folder: Path) -> None:
+        path = folder / "shard-00001.safetensors"
+        tensors = {name: value.clone() for name, value in load_file(path).items()}
+        change(tensors)
+        path.unlink()
+        save_file(tensors, path)
+        _manifest(lambda said: said["files"].update({path.name: dataclasses.asdict(store.file_of(path))}))(folder)
+
+    return damage
+
+
 DAMAGE = {
     "truncated": (_truncate, ["shard-00002", "bytes, expected", "copy it anew"]),
     "missing": (lambda f: (f / "shard-00000.safetensors").unlink(), ["shard-00000", "is missing"]),
@@ -476,6 +492,14 @@ DAMAGE = {
     "a key less": (_manifest(lambda m: m["plan"].pop("dtype")), ["plan.dtype", "is damaged"]),
     "a key more": (_manifest(lambda m: m.update(more=1)), ["more", "is damaged"]),
     "other rows": (_manifest(lambda m: m.update(rows=[1] * 8)), ["shard-00000", "is damaged", "(16, 2, 4, 4, 4)"]),
+    "other dtype": (
+        _shard(lambda t: t.update(mean=t["mean"].half())),
+        ["shard-00001", "torch.float16", "torch.float32"],
+    ),
+    "labels in float": (_shard(lambda t: t.update(label=t["label"].float())), ["shard-00001", "label", "torch.int64"]),
+    "scale 0": (_manifest(lambda m: m["plan"]["autoencoder"].update(scale=0)), ["plan.autoencoder.scale", "greater"]),
+    "fewer means": (_manifest(lambda m: m["statistics"].update(mean=[0.0])), ["1 means in statistics, expected 4"]),
+    "no files": (_manifest(lambda m: m.update(files={})), ["0 shards in files, expected 8"]),
     "fewer rows": (_manifest(lambda m: m.update(rows=[16])), ["manifest.json", "rows", "is damaged"]),
 }
 
@@ -488,6 +512,25 @@ def test_a_damaged_store_gets_one_line(kind: str, whole: Path, tmp_path: Path) -
     for said in (train(tmp_path / "s", tmp_path / "r"), ditkit("encode", "--verify", tmp_path / "s")):
         refused(said, tmp_path / "s", *words)
     assert not (tmp_path / "r").exists()
+
+
+def test_latents_that_are_not_finite_are_not_trained_on(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "s")
+    _shard(lambda tensors: tensors["std"].fill_(float("nan")))(tmp_path / "s")
+    said = train(tmp_path / "s", tmp_path / "r", "--train.batch-size", 120)
+    assert (said.code, len(said.err)) == (2, 1)
+    assert f"{tmp_path / 's'} holds latents that are not finite" in said.err[0]
+    assert "--verify" in said.err[0]
+
+
+def test_a_store_that_moved_is_said_with_the_remedy(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "s")
+    made(train(tmp_path / "s", tmp_path / "r"))
+    (tmp_path / "s").rename(tmp_path / "moved")
+    sample = ["sample", tmp_path / "r", "--num", 1, "--out", tmp_path / "drawn"]
+    refused(ditkit(*sample), tmp_path / "s", "is not there", f"ditkit train --resume {tmp_path / 'r'} --data PLACE")
+    made(ditkit("train", "--resume", tmp_path / "r", "--data", tmp_path / "moved"))
+    made(ditkit(*sample))
 
 
 def test_an_altered_byte_is_found_on_demand(whole: Path, tmp_path: Path) -> None:

@@ -57,7 +57,6 @@ USES = {
         "encode", "--data", pets, "--autoencoder", run, "--out", out, "--device", "cpu"
     ),
     "train": lambda run, pets, out: train(pets, out, "--data.autoencoder", run, "--model.patch-size", 1),
-    "evaluate": lambda run, pets, out: ditkit("evaluate", run, "--num", 4),
 }
 
 
@@ -82,8 +81,7 @@ def test_killed_between_the_checkpoint_and_its_publication(trial: Trial, pets: P
     at = ["ditkit.app.kinds.autoencoder.save_autoencoder", 1]
     assert trial(command, at=at)["code"] == -signal.SIGKILL
     assert not (run / "autoencoder").exists()
-    made(ditkit("encode", "--data", pets, "--autoencoder", run, "--out", tmp_path / "s", "--device", "cpu"))
-    assert load_autoencoder(run).identity == load_autoencoder(whole).identity
+    assert reconstructing.load(run, "cpu", 4).net.identity == load_autoencoder(whole).identity
 
 
 def test_what_cannot_be_published_is_said(pets: Path, tmp_path: Path) -> None:
@@ -145,7 +143,7 @@ def test_help_names_the_recipes_that_fit() -> None:
 def test_a_run_keeps_where_its_guide_is(pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     made(train(pets, "weak"))
-    made(ditkit("train-classifier", "--data", pets, "--out", "led", *[w for w in TINY if w not in _DENOISERS]))
+    made(ditkit("train-classifier", "--data", pets, "--out", "led", *_CLASSIFIER))
     both = ["--sample.guidance-weak", "weak", "--sample.guidance-classifier", "led", "--sample.guidance", 1]
     made(train(pets, "r", *both))
     (tmp_path / "elsewhere").mkdir()
@@ -154,4 +152,5 @@ def test_a_run_keeps_where_its_guide_is(pets: Path, tmp_path: Path, monkeypatch:
     made(ditkit("train", "--resume", tmp_path / "r", "--train.steps", 5))
 
 
-_DENOISERS = {"--train.sample-every", "None", "--sample.steps"}
+_CLASSIFIER = [word for pair in zip(TINY[::2], TINY[1::2], strict=True) if "sample" not in pair[0] for word in pair]
+"""The options of ``TINY`` that a classifier's run takes."""

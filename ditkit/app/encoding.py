@@ -26,6 +26,7 @@ from ditkit.convert.autoencoder_scales import constants
 from ditkit.data import store as files
 from ditkit.data.decode import MOST_BAD, Bad, survey, too_many_bad
 from ditkit.data.encoding import Interrupted, PosteriorOf, TextEncoder, captions_of, encode_shard
+from ditkit.data.images import check_size
 from ditkit.data.source import Source, caption_notes, located, open_source
 from ditkit.data.store import Manifest, Plan, Record
 from ditkit.encoders.autoencoder import LatentAutoencoder
@@ -101,6 +102,7 @@ def make_plan(job: Job, source: Source, autoencoder: LatentAutoencoder, text: Te
         raise UserError(
             f"data {job.data!r} has no captions for the text encoder {text.identity}: leave it out, or add captions"
         )
+    check_size(job.size)
     size = job.size if job.size is not None else survey(source).commonest_size
     height, width = (size, size) if isinstance(size, int) else size
     channels = job.channels or autoencoder.channels

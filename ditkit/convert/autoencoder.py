@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,16 @@ from ditkit.encoders.autoencoder_blocks import Stage
 
 SCALE_OF_SD = PUBLISHED["sd"][0]
 """What diffusers assumes where a config.json does not say."""
+
+_WHOLE = ("a whole number of 1 or more", lambda value: isinstance(value, int) and value > 0)
+NUMBERS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "scaling_factor": ("a number above 0", lambda value: value > 0),
+    "shift_factor": ("a number", lambda value: True),
+    "norm_num_groups": _WHOLE,
+    "patch_size": _WHOLE,
+    "num_vq_embeddings": _WHOLE,
+}
+"""What a config.json may say in numbers: what is expected, in words and as a test."""
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +75,7 @@ def load_autoencoder(
         weights,
         kind=_kind(said, config),
         config=said,
-        groups=said.get("norm_num_groups", 32),
+        groups=said.get("norm_num_groups") or 32,
         scale=said.get("scaling_factor") if scale is None else scale,
         shift=said.get("shift_factor") if shift is None else shift,
     )
@@ -74,7 +85,7 @@ def load_autoencoder(
 def _kind(said: Mapping[str, Any], config: Path | None) -> type[LatentAutoencoder]:
     kinds = {kind.__name__: kind for kind in members("ditkit.encoders", is_autoencoder).values()}
     name = said.get("_class_name", AutoencoderKL.__name__)
-    if name not in kinds:
+    if not isinstance(name, str) or name not in kinds:
         raise UserError(f"autoencoder config {config} says _class_name {name!r}: expected {' or '.join(sorted(kinds))}")
     return kinds[name]
 
@@ -144,8 +155,11 @@ def build_autoencoder(
         _check_said(net, config or {})
     except UserError as error:
         raise UserError(f"autoencoder {origin}: {error}") from None
-    except (KeyError, ValueError, TypeError) as error:
+    except KeyError as error:
         raise UserError(f"autoencoder {origin}: its {CONFIG} does not say {error}: copy it anew") from None
+    except (ValueError, TypeError, IndexError, RuntimeError) as error:  # what no published file does
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"autoencoder {origin}: its weights do not fit together ({reason}): copy it anew") from None
     net.load_state_dict({name: value.float() for name, value in ours.items()}, assign=True)
     return net.eval().requires_grad_(False)
 
@@ -194,7 +208,14 @@ def _read_config(path: Path) -> dict[str, Any]:
             raise UserError(
                 f"autoencoder config {path} says {key} {config[key]!r}: expected {expected!r}, as in an AutoencoderKL"
             )
+    for key, (expected, fits) in NUMBERS.items():
+        if config.get(key) is not None and not (_is_number(config[key]) and fits(config[key])):
+            raise UserError(f"autoencoder config {path} says {key} {config[key]!r}: expected {expected}; copy it anew")
     return {"scaling_factor": SCALE_OF_SD} | config
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _check_fit(net: LatentAutoencoder, state: State) -> None:
@@ -205,6 +226,10 @@ def _check_fit(net: LatentAutoencoder, state: State) -> None:
         raise UserError(f"weight {(missing or extra)[0]} is {'missing' if missing else 'one too many'}: copy it anew")
     if odd:
         raise UserError(f"weight {odd[0]} has shape {tuple(state[odd[0]].shape)}, expected {tuple(own[odd[0]].shape)}")
+    for name, value in state.items():
+        if not (value.is_floating_point() and value.isfinite().all()):
+            found = "numbers that are not finite" if value.is_floating_point() else f"numbers of {value.dtype}"
+            raise UserError(f"weight {name} has {found}: expected finite floating-point ones; copy it anew")
 
 
 def _check_said(net: LatentAutoencoder, said: Mapping[str, Any]) -> None:

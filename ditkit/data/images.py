@@ -244,7 +244,7 @@ def load_images(
     named in ``skipped`` and ``notes``. Raises UserError when more than 1% do not decode, and for a size or channels
     that cannot be.
     """
-    _check(size, channels)
+    check_size(size, channels)
     seen = survey(source, progress)
     height_width = seen.commonest_size if size is None else (size, size) if isinstance(size, int) else size
     workers = workers or default_workers(seen.commonest_size)
@@ -258,7 +258,8 @@ def load_images(
     return images
 
 
-def _check(size: int | Size | None, channels: int | None) -> None:
+def check_size(size: int | Size | None, channels: int | None = None) -> None:
+    """Raises UserError for a size (H, W), or one number for both, and channels that images cannot be brought to."""
     sides = () if size is None else (size,) if isinstance(size, int) else tuple(size)
     if any(not 1 <= side <= _LONGEST for side in sides) or len(sides) > 2:
         raise UserError(

@@ -213,7 +213,13 @@ class Latents:
         """
         noise = posterior_noise(self.shape, seed, keys(self, rows, epoch))
         mean, std = self.store.posterior(self.rows[rows], mirrored)
-        return self.normalisation(mean + std * noise)
+        drawn = self.normalisation(mean + std * noise)
+        if not drawn.isfinite().all():
+            raise UserError(
+                f"latent store {self.store.folder} holds latents that are not finite: expected finite numbers; find "
+                f"what was altered with ditkit encode --verify {self.store.folder}, and copy that anew"
+            )
+        return drawn
 
 
 def open_latents(store: LatentStore, normalisation: Normalisation) -> Latents:

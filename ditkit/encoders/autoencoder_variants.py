@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ditkit.base.errors import UserError
 from ditkit.encoders.autoencoder import Apply, Autoencoded, LatentAutoencoder, at_once
 from ditkit.nn.init import initialise
 
@@ -37,6 +38,11 @@ class PatchAutoencoderKL(LatentAutoencoder):
     def arguments(cls, known: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
         """See ``LatentAutoencoder``."""
         patch = int(config["patch_size"])
+        if known["channels"] % patch**2:
+            raise UserError(
+                f"its config.json says patch_size {patch}, for a multiple of {patch**2} channels, the weights take "
+                f"{known['channels']}: put the config.json of these there"
+            )
         return {**known, "channels": known["channels"] // patch**2, "patch_size": patch}
 
     def own_config(self) -> dict[str, Any]:
