@@ -226,4 +226,9 @@ def open_latents(store: LatentStore, normalisation: Normalisation) -> Latents:
     """All rows of a store."""
     labels = store.column("label") if store.plan.labels else None
     rows, indices = torch.arange(len(store)), store.column("index")
+    if (odd := indices[(indices < 0) | (indices >= store.plan.source.images)]).numel():
+        raise UserError(
+            f"latent store {store.folder} holds image {odd[0]} of {store.plan.source.images}: expected places from 0; "
+            f"find what was altered with ditkit encode --verify {store.folder}, and copy that anew"
+        )
     return Latents(store, normalisation, rows, labels, store.plan.classes, indices)

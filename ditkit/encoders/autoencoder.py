@@ -252,13 +252,13 @@ class LatentAutoencoder(nn.Module):
         if channels != self.channels:
             raise UserError(
                 f"the images have {channels} channels, the autoencoder takes {self.channels}: "
-                f"set --data.channels {self.channels}"
+                f"set --data.channels {self.channels} (ditkit encode: --channels)"
             )
         if height % self.factor or width % self.factor:
             near = [max(1, round(side / self.factor)) * self.factor for side in (height, width)]
             raise UserError(
                 f"images of {height}x{width} are not divisible by the autoencoder's factor {self.factor}: "
-                f"set --data.size to a multiple, such as {near[0]} {near[1]}"
+                f"set --data.size (ditkit encode: --size) to a multiple, such as {near[0]} {near[1]}"
             )
         return self.latent_channels, height // self.factor, width // self.factor
 
