@@ -16,14 +16,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ditkit.app import build, checks, cost_table, costing, names, spending
 from ditkit.app.recipe import AutoencoderRecipe, ClassifierRecipe, Data, Model, Process, Recipe, Sampling
+from ditkit.app.run import load_model, open_run
 from ditkit.app.spending import Item, Work, drawing, teaching
 from ditkit.base.errors import UserError
 from ditkit.encoders.autoencoder import AutoencoderKL, LatentAutoencoder
 from ditkit.evaluate.networks.lpips import LPIPS
 from ditkit.nn.attention import _written_out
 from ditkit.nn.cost import Cost, cost, multiply_adds
-from tests.running import ditkit, made
+from ditkit.train import checkpoint
+from tests.running import TINY, ditkit, made
 from tests.test_refusals import assert_refused
+
+FEW = TINY[: TINY.index("--train.sample-every")]
+"""The same tiny model and training, of what draws no samples."""
 
 
 class Written(nn.Module):
@@ -113,12 +118,22 @@ def test_every_autoencoder_is_counted(name: str) -> None:
     assert works["training with the discriminator"].total > works["training"].total == 3 * found.multiply_adds
 
 
-KNOWN = {"inception": 5.71e9}
-"""Multiply-adds of an image, as torchvision's table of weights has them."""
+def large(size: int, *, projected: int) -> float:
+    """Multiply-adds of a ViT-L/14 for an image: 24 blocks of width 1,024 on its patches and a class token."""
+    patches, width = (size // 14) ** 2, 1024
+    tokens = patches + 1
+    blocks = 24 * (12 * tokens * width**2 + 2 * tokens**2 * width)
+    return blocks + patches * 3 * 14**2 * width + width * projected
+
+
+KNOWN = {"inception": 5.71e9, "dinov2": large(224, projected=0), "clip": large(336, projected=768)}
+"""Multiply-adds of an image: of inception as torchvision's table of weights has them."""
 
 
 @pytest.mark.parametrize("name", costing.outlines())
 def test_every_outline_is_counted(name: str) -> None:
+    if name != "inception":
+        pytest.importorskip("transformers")
     net, shape = costing.outlines()[name].outline()
     found = cost(net, shape)
     check_tree(found, net)
@@ -253,6 +268,39 @@ def test_the_command_on_a_recipe_and_its_data() -> None:
     assert "1x8x8" in said
     assert "classes    10" in said
     assert "decoding" not in said  # pixels
+
+
+def test_the_command_on_a_run_and_on_what_guides_it(run: Path, pets: Path, tmp_path: Path) -> None:
+    network = costing.subject(found := costing.find(str(run)), found.recipe, None, None).network
+    net = load_model(open_run(run)).denoiser.net
+    assert network.parameters == sum(p.numel() for p in net.parameters())
+    judge = tmp_path / "judge"
+    made(ditkit("train-classifier", "--data", pets, "--out", judge, *FEW, "--process.path", "cosine"))
+    guides = ["--sample.guidance-weak", run, "--sample.guidance-classifier", judge, "--sample.guidance", 2]
+    for place in (run, checkpoint.latest(run)):
+        out = tmp_path / f"{place.name}.json"
+        said = made(ditkit("cost", place, *guides, "--sample.steps", 3, "--json", out)).out
+        assert "weak network" in said
+        sampling, training = json.loads(out.read_text())["works"]
+        items = {item["what"]: (item["multiply_adds"], item["times"]) for item in sampling["items"]}
+        judged = items.pop("classifier, forward and back")
+        assert items == {"network": (network.multiply_adds, 6), "weak network": (network.multiply_adds, 6)}
+        assert judged[1] == 6  # at each of three steps there and back
+        assert training["larger"]["a step of 4 images"] == 4
+    out = tmp_path / "judge.json"
+    made(ditkit("cost", judge, "--json", out))
+    found = json.loads(out.read_text())
+    assert found["network"]["multiply_adds"] == judged[0]
+    assert [work["name"] for work in found["works"]] == ["training"]
+
+
+def test_an_autoencoder_needs_no_classes() -> None:
+    said = made(ditkit("cost", "autoencoder_mnist", "--network.width", 8, "--depth", 0)).out
+    assert "1x32x32" in said
+    assert "classes    none" in said
+    refusal = ditkit("cost", "autoencoder_mnist", "--data.size", "None")
+    assert_refused(refusal, "does not say what its images are like", "--data.size, --data.channels")
+    assert "--classes" not in refusal.err[0]
 
 
 def test_refusals(tmp_path: Path) -> None:

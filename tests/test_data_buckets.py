@@ -190,7 +190,17 @@ def test_training_on_buckets_resumes_in_the_middle_of_an_epoch(mixed, tmp_path):
     assert_same_tensors(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
     assert "aspect-ratio buckets" in (tmp_path / "whole/log.jsonl").read_text()
     made(ditkit("sample", tmp_path / "whole", "--num", 1, "--out", tmp_path / "drawn"))
-    assert Image.open(tmp_path / "drawn/grid.png").size == (16, 16)
+    assert Image.open(tmp_path / "drawn/seed000000-class0.png").size == (16, 16)
+    draw = ["sample", tmp_path / "whole", "--num", 2, "--seed", 4]
+    made(ditkit(*draw, "--size", 12, 20, "--out", tmp_path / "wide"))
+    assert sorted({Image.open(path).size for path in (tmp_path / "wide").glob("seed*.png")}) == [(20, 12)]
+    made(ditkit(*draw, "--size", 12, 20, "--guidance-weak", tmp_path / "parts", "--out", tmp_path / "weak"))
+    made(ditkit(*draw, "--size", 16, "--out", tmp_path / "square"))
+    made(ditkit(*draw, "--out", tmp_path / "plain"))
+    name = "seed000004-class0.png"
+    assert (tmp_path / "square" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
+    refused = ditkit(*draw, "--size", 12, 18, "--out", tmp_path / "odd")
+    assert "--size 12 18: input size 12x18 is not divisible by the patch size 4" in refused.err[-1]
     data = open_run(tmp_path / "whole").recipe.data
     assert read_images(data).shape == (3, 16, 16)  # what it is measured against
 

@@ -171,7 +171,62 @@ def test_all_is_said_in_words_ten_names_at_most(pile):
     assert "12 do not decode:" in said
     assert sum("no image format" in line for line in said) == 10
     assert "  ... (12 in all)" in said
-    assert any(line.startswith("classes") and "cat 6" in line for line in said)
+    assert any(line.startswith("classes") and "cat (6)" in line for line in said)
+
+
+def noise(folder, mode, count, size=(8, 6), names="abcdefgh"):
+    folder.mkdir(parents=True, exist_ok=True)
+    draws = np.random.default_rng(len(mode))
+    for name in names[:count]:
+        pixels = draws.integers(0, 256, (size[1], size[0], len(mode)), np.uint8).squeeze()
+        Image.fromarray(pixels, mode).save(folder / f"{mode}{name}.png")
+    return folder
+
+
+def said(folder, *words):
+    """The lines of what is said of a folder that begin with one of these words, without that word."""
+    return [line.partition(" ")[2].strip() for line in lines(checked(folder)) if line.startswith(words)]
+
+
+def test_grey_pictures_have_one_mean(tmp_path):
+    pixels = np.stack([np.asarray(Image.open(p)) for p in noise(tmp_path / "x", "L", 3).iterdir()]) / 255
+    assert said(tmp_path / "x", "mean", "deviation", "colours", "alpha") == [
+        "grey (3)",
+        f"{pixels.mean():.4f} (grey, as shares of 1, over all pixels)",
+        f"{pixels.std():.4f}",
+    ]
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_alpha_has_a_mean_of_its_own_and_colours_are_those_on_white(tmp_path, mode):
+    pixels = np.stack([np.asarray(Image.open(p)) for p in noise(tmp_path / "x", mode, 4).iterdir()]) / 255
+    alpha = pixels[..., -1:]
+    shown = (pixels[..., :-1] * alpha + 1 - alpha).mean((0, 1, 2))
+    found = checked(tmp_path / "x")
+    np.testing.assert_allclose(found.mean, shown, atol=0.002)  # 8 bits a picture
+    np.testing.assert_allclose([found.alpha.mean, found.alpha.std], [alpha.mean(), alpha.std()])
+    assert said(tmp_path / "x", "mean")[0].endswith("over all pixels, what is transparent laid on white)")
+    assert said(tmp_path / "x", "alpha")[0].startswith("all have it: mean")
+    noise(tmp_path / "x", "L", 1)
+    assert said(tmp_path / "x", "alpha")[0].startswith("4 of 5 have it: mean")
+
+
+def test_how_classes_sizes_and_captions_are_told(tmp_path):
+    noise(tmp_path / "x/3", "L", 2)
+    noise(tmp_path / "x/7", "RGB", 2)
+    assert said(tmp_path / "x", "sizes", "classes", "balance", "captions") == [
+        "6x8 (4) (height x width)",
+        "2: 3 (2), 7 (2)",
+        "2 images in each class",
+    ]
+    noise(tmp_path / "x/7", "L", 1, size=(9, 6))
+    (tmp_path / "x/3/La.txt").write_text("a")
+    assert said(tmp_path / "x", "balance") == ["2 to 3 images per class: the largest is 1.5 times the smallest"]
+    assert "             height 6, width 8 to 9 pixels" in lines(checked(tmp_path / "x"))
+    assert said(tmp_path / "x", "captions") == ["1 of 5 have one"]
+    for path in (tmp_path / "x/3").glob("*.png"):
+        path.write_text("no picture")
+    assert said(tmp_path / "x", "balance") == ["none in '3', up to 3 images"]
 
 
 def test_the_command(pile, tmp_path, monkeypatch):
@@ -212,4 +267,4 @@ def test_a_source_of_which_nothing_decodes(tmp_path):
     (tmp_path / "a.png").write_text("no picture")
     found = checked(tmp_path)
     assert (found.good, found.commonest_size, found.mean) == ([], (0, 0), ())
-    assert list(lines(found)) == [f"{tmp_path}: 1 images, 0 decode", "1 do not decode:", *list(lines(found))[2:]]
+    assert list(lines(found)) == [f"{tmp_path}: 1 image, 0 of 1 decode", "1 does not decode:", *list(lines(found))[2:]]

@@ -6,15 +6,18 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
+from ditkit.app.drawn import save_samples
 from ditkit.app.names import SOURCES
 from ditkit.app.pictures import grid
 from ditkit.base.registry import members
 from ditkit.data import source as sources
 from ditkit.data.source import located, open_source
-from tests.running import ditkit, draw_images, losses, made, train
+from ditkit.evaluate import classifier
+from tests.running import CALM, ditkit, draw_images, losses, made, train
 from tests.storing import tiny, write
 
 
@@ -138,9 +141,26 @@ def test_images_with_alpha_are_trained_on_and_drawn(channels, mode, tmp_path):
     assert Image.open(tmp_path / "run/samples/step-0000004.png").mode == mode
     made(ditkit("sample", tmp_path / "run", "--num", 2, "--out", tmp_path / "drawn"))
     assert {Image.open(path).mode for path in (tmp_path / "drawn").glob("*.png")} == {mode}
-    said = train(tmp_path / "set", tmp_path / "other", "--data.channels", channels, "--evaluate-every", 2)
-    refused(said, f"channels {channels}", "--evaluate-every")
-    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_images_with_alpha_are_measured_by_what_learns_from_them(channels, tmp_path, monkeypatch):
+    monkeypatch.setattr(classifier, "default_steps", lambda samples, cost: 5)
+    (tmp_path / "set").mkdir()
+    for i in range(24):
+        Image.new("RGBA", (8, 8), (i * 10, 0, 255 - i * 10, i * 10)).save(tmp_path / f"set/{i}.png")
+    run = tmp_path / "run"
+    made(train(tmp_path / "set", run, "--data.channels", channels, *CALM, "--evaluate-every", 2))
+    made(ditkit("evaluate", run, "--num", 8))
+    said = json.loads((run / "metrics.json").read_text())
+    assert said["frechet_distance"]["value"] > 0
+    assert said["protocol"]["feature_space"]["channels"] == channels
+    made(ditkit("evaluate", run, "--num", 8, "--features", "pixels", "--scores", "frechet_distance"))
+    (run / "metrics.json").unlink()
+    for option in ("--npz", "--reference-npz"):
+        refused(ditkit("evaluate", run, "--num", 8, option, tmp_path / "x.npz"), f"{channels} channels", "alpha")
+    assert not (tmp_path / "x.npz").exists()
+    assert not (run / "metrics.json").exists()
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (2, "LA"), (3, "RGB"), (4, "RGBA")])
@@ -157,3 +177,15 @@ def test_sheets_of_any_channels(channels, mode, background):
     colours = pixels.shape[2] - alpha
     assert (pixels[2, :, :colours] == (background or 0)).all()
     assert not alpha or (pixels[2, :, -1] == (0 if background is None else 255)).all()
+
+
+@pytest.mark.parametrize(("size", "factor"), [((8, 8), 6), ((1, 1), 48), ((20, 30), 2), ((4, 48), 1), ((64, 64), 1)])
+def test_a_grid_of_small_images_is_enlarged_and_the_images_are_not(tmp_path, size, factor):
+    images = torch.arange(3 * size[0] * size[1]).reshape(3, 1, *size).to(torch.uint8)
+    save_samples(tmp_path / "out", images, range(3), None)
+    for i in range(3):
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / f"out/seed{i:06d}.png")), images[i, 0])
+    plain = np.asarray(grid(images, 2, background=255))
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(tmp_path / "out/grid.png")), plain.repeat(factor, 0).repeat(factor, 1)
+    )

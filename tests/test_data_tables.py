@@ -155,6 +155,7 @@ def test_all_missing_files_are_listed_and_ten_are_shown(tmp_path):
         ("t.csv", "file,label\na.png,x\nb.png,\n", "no label for 1 of 2 images ('b.png')"),
         ("t.csv", "file,label\na.png,x\na.png,y\n", "'a.png' as 'x' and as 'y' (rows 1 and 2)"),
         ("t.csv", "file,label\na.png,x\nb.png,x\na.png,x\n", "'a.png' twice (rows 1 and 3)"),
+        ("t.csv", "file,file\na.png,b.png\n", "the first line names the column 'file' twice"),
         ("t.csv", b"file\n\xff.png\n", "is not UTF-8 (byte 0xff)"),
         ("t.jsonl", '{"file": "a.png"}\n{"file":', "line 2"),
         ("t.jsonl", '["a.png"]\n', "line 1 is no object"),

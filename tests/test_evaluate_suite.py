@@ -1,6 +1,7 @@
 """The classifier and the suite on small pictures that a classifier can tell apart."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from ditkit.base.errors import UserError
 from ditkit.base.rng import generator
 from ditkit.evaluate import classifier as classifiers
-from ditkit.evaluate import scores, suite
+from ditkit.evaluate import fitting, scores, suite
 from ditkit.evaluate.classifier import cached_classifier, default_steps, load_classifier, split, train_classifier
 from ditkit.evaluate.features import accuracy
 from ditkit.evaluate.suite import evaluate_samples
@@ -101,7 +102,7 @@ def test_cache_is_used_for_the_same_data_only(bars, tmp_path, monkeypatch):
     monkeypatch.setattr(classifiers, "default_steps", lambda samples, cost: 2)
     images, labels = bars
     first = cached_classifier(tmp_path / "c", images, labels, num_classes=CLASSES, progress=False)
-    monkeypatch.setattr(classifiers, "_fit", None)  # training again would fail
+    monkeypatch.setattr(classifiers, "fit", None)  # training again would fail
     again = cached_classifier(tmp_path / "c", images, labels, num_classes=CLASSES, progress=False)
     assert again.protocol == first.protocol
     monkeypatch.undo()
@@ -112,6 +113,41 @@ def test_cache_is_used_for_the_same_data_only(bars, tmp_path, monkeypatch):
     assert other.protocol.data != first.protocol.data
     reseeded = cached_classifier(tmp_path / "c", images, labels, num_classes=CLASSES, seed=5, progress=False)
     assert reseeded.seed == 5
+
+
+def test_a_classifier_that_was_killed_goes_on_to_the_same_weights(bars, tmp_path, monkeypatch):
+    monkeypatch.setattr(classifiers, "default_steps", lambda samples, cost: 9)
+    monkeypatch.setattr(fitting, "KEPT_EVERY", 0.0)
+    shift, drawn = fitting.shift, []
+
+    def stopped(*args):
+        if len(drawn) == 6:
+            raise KeyboardInterrupt
+        drawn.append(1)
+        return shift(*args)
+
+    def cached(folder, seed=0):
+        return cached_classifier(folder, *bars, num_classes=CLASSES, seed=seed, progress=False)
+
+    expected = cached(tmp_path / "whole")
+    monkeypatch.setattr(fitting, "shift", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        cached(tmp_path / "c")
+    (kept,) = tmp_path.glob(".*")
+    content = kept.read_bytes()
+
+    def steps_of(call):
+        drawn[:] = [1] * 7  # past the one to stop at
+        call()
+        return len(drawn) - 7
+
+    assert steps_of(lambda: cached(tmp_path / "c")) == 3
+    assert load_classifier(tmp_path / "c").protocol == expected.protocol  # its hash is of the weights
+    assert not kept.exists()
+    for what, seed in ((content, 1), (content[:-9], 0), (b"", 0)):  # of another training, damaged, empty
+        (tmp_path / ".d.safetensors").write_bytes(what)
+        assert steps_of(lambda seed=seed: cached(tmp_path / "d", seed)) == 9
+        shutil.rmtree(tmp_path / "d")
 
 
 def test_split_gives_every_class_its_share_and_caps_the_held_out():

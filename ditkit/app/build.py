@@ -263,7 +263,7 @@ def references(images: Examples, encode: Encode | None, flip: bool, where: torch
     if flip and labels is not None:
         labels = labels.repeat(2)
     if encode:
-        known = [keys(images, part, epoch) for (_, part), epoch in zip(ways, before, strict=True)]
+        known = [keys(images.indices, part, epoch) for (_, part), epoch in zip(ways, before, strict=True)]
         bar = tqdm(zip(drawn, known, strict=True), "latents", total=len(drawn), delay=2, leave=False)
         data = torch.cat([encode(part.to(where), of) for part, of in bar])
     return References.among(data.to(where), labels, len(images.classes))

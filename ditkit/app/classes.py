@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +14,17 @@ def parse_classes(text: str, names: Sequence[str], option: str = "--classes") ->
     """Class indices from "3,7" or "cat,dog". UserError, naming the option, for one that the model does not know."""
     if not names:
         raise UserError(f"{option} {text}: the model is unconditional, it knows no classes; leave the option out")
-    return [_number(part.strip(), names, option) for part in text.split(",")]
+    return [_number(part, names, option) for part in _parts([part.strip() for part in text.split(",")], names)]
+
+
+def _parts(words: list[str], names: Sequence[str]) -> Iterator[str]:
+    """The classes between the commas, some of which may belong to a name ("salt, pepper")."""
+    plain = {name.replace(" ", ""): name for name in names if "," in name}
+    while words:
+        ends = (end for end in range(len(words), 1, -1) if ",".join(words[:end]).replace(" ", "") in plain)
+        end = next(ends, 1)
+        yield words[0] if end == 1 else plain[",".join(words[:end]).replace(" ", "")]
+        words = words[end:]
 
 
 def _number(part: str, names: Sequence[str], option: str) -> int:

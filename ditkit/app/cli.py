@@ -11,6 +11,7 @@ import io
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -103,6 +104,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs a command; exits with 2 and one line for what the user can mend, with 130 when interrupted."""
     args = list(sys.argv[1:] if args is None else args)
     _prepare_streams()
+    warnings.filterwarnings("ignore", module="PIL")  # of sizes, EXIF and palettes: what fails is named anyway
     try:
         code = _run(args)
         if sys.stdout:

@@ -56,7 +56,7 @@ def find(what: str) -> Named:
         return Named(what, recipe, classes=1000, autoencoder="kl")
     if what in build.known("autoencoder"):
         network = AutoencoderNetwork(autoencoder=what)
-        return Named(what, AutoencoderRecipe(data=Data(size=256, channels=3), network=network), classes=0)
+        return Named(what, AutoencoderRecipe(data=Data(size=256, channels=3), network=network))
     if folder.suffix or what in ready_recipes():
         return Named(what, load_any_recipe(what))
     raise unknown_subject(what)
@@ -111,8 +111,8 @@ def of_network(recipe: AnyRecipe, facts: dict[str, Any]) -> Cost:
 
 def _facts(recipe: AnyRecipe, classes: int | None, between: LatentAutoencoder | None) -> dict[str, Any]:
     """What training would find in the recipe's data, read from them only where the recipe does not say it."""
-    data = recipe.data
-    if data.size is None or data.channels is None or (data.classes and classes is None):
+    data, asked = recipe.data, recipe.data.classes and find_kind(recipe.kind).knows_classes
+    if data.size is None or data.channels is None or (asked and classes is None):
         return _read(recipe, between)
     height, width = (data.size, data.size) if isinstance(data.size, int) else data.size
     return _seen((data.channels, height, width), between) | {"classes": []}
@@ -121,8 +121,8 @@ def _facts(recipe: AnyRecipe, classes: int | None, between: LatentAutoencoder | 
 def _read(recipe: AnyRecipe, between: LatentAutoencoder | None) -> dict[str, Any]:
     if not recipe.data.source:
         raise UserError(
-            "the recipe does not say what its images are like: add --data FOLDER, or --data.size, --data.channels and "
-            "--classes (0: none)"
+            "the recipe does not say what its images are like: add --data FOLDER, or --data.size, --data.channels"
+            + (" and --classes (0: none)" if find_kind(recipe.kind).knows_classes else "")
         )
     facts = read_data(recipe, Identity())[1]
     return facts if "store" in facts else facts | _seen(tuple(facts["image_shape"]), between)

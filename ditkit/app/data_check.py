@@ -2,64 +2,94 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ditkit.app.pictures import grid
+from ditkit.app.pictures import enlarged, grid
 from ditkit.data.check import Findings
 from ditkit.data.decode import Bad, Decoder
+from ditkit.data.layout import some
 
 COLUMNS, ROWS = 10, 10
 _NAMED = 10
-_SMALLEST, _LARGEST = 48, 96
-"""Pixels a side of a picture on the contact sheet; smaller ones are enlarged in whole steps."""
+_LARGEST = 96
+"""Pixels of the longer side of a picture on the contact sheet at most; small ones are enlarged in whole steps."""
 
 
 def lines(found: Findings) -> Iterator[str]:
     """What was found, at most ten names of each kind."""
     source = found.source
-    yield f"{source.spec}: {len(source):,} images, {len(found.good):,} decode"
+    yield f"{source.spec}: {_images(len(source))}, {_share(len(found.good), len(source))} decode"
     if found.good:
         yield from _table(found)
     names = source.name
-    yield from _named("do not decode", [f"{bad.name}: {bad.reason}" for _, bad in found.bad])
+    yield from _named(
+        "does not decode" if len(found.bad) == 1 else "do not decode",
+        [f"{bad.name}: {bad.reason}" for _, bad in found.bad],
+    )
     yield from _named("suspicious", [f"{names(row)}: {why}" for row, why in found.suspicious])
     for title, groups in (("exact duplicates", found.same), ("near duplicates", found.alike)):
         more = sum(len(group) - 1 for group in groups)
         shown = [" = ".join(_some([names(row) for row in group])) for group in groups]
-        yield from _named(f"groups of {title} ({more:,} images too many)", shown)
+        yield from _named(f"group{'s' * (len(groups) > 1)} of {title} ({_images(more)} too many)", shown)
 
 
 def _table(found: Findings) -> Iterator[str]:
     sizes = Counter({f"{height}x{width}": count for (height, width), count in found.sizes.items()})
     colours = Counter({"grey" if channels == 1 else "colour": count for channels, count in found.channels.items()})
     heights, widths = zip(*found.sizes, strict=True)
-    yield f"sizes        {_counts(sizes)}"
+    yield f"sizes        {_counts(sizes)} (height x width)"
     if len(sizes) > 1:
-        yield f"             height {min(heights)} to {max(heights)}, width {min(widths)} to {max(widths)} pixels"
+        yield f"             height {_range(heights)}, width {_range(widths)} pixels"
     yield f"stored as    {_counts(found.kinds)}"
     yield f"colours      {_counts(colours)}"
     if found.per_class:
-        least, most = min(found.per_class.values()), max(found.per_class.values())
-        balance = f"{most / least:.3g} times" if least else "infinitely"
         yield f"classes      {len(found.per_class):,}: {_counts(Counter(found.per_class))}"
-        yield f"balance      {least:,} to {most:,} images per class: the largest has {balance} as many as the smallest"
-    yield f"mean         {_row(found.mean)} (R, G, B as shares of 1, over all pixels)"
+        yield f"balance      {_balance(found.per_class)}"
+    channels = "grey" if len(found.mean) == 1 else "R, G, B"
+    ground = ", what is transparent laid on white" if found.alpha else ""
+    yield f"mean         {_row(found.mean)} ({channels}, as shares of 1, over all pixels{ground})"
     yield f"deviation    {_row(found.std)}"
+    if found.alpha:
+        alpha = found.alpha
+        having = _share(alpha.images, len(found.good))
+        yield f"alpha        {having} have it: mean {alpha.mean:.4f}, deviation {alpha.std:.4f} (0: transparent)"
     captions = found.source.captions
     if captions is not None:
-        without = sum(not captions[row] for row in found.good)
-        yield f"captions     {len(found.good) - without:,} images have one, {without:,} have none"
+        having = sum(bool(captions[row]) for row in found.good)
+        yield f"captions     {_share(having, len(found.good))} have one"
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count:,} images"
+
+
+def _share(count: int, total: int) -> str:
+    return "all" if count == total else f"{count:,} of {total:,}"
+
+
+def _range(numbers: Sequence[int]) -> str:
+    least, most = min(numbers), max(numbers)
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
+
+
+def _balance(per_class: Mapping[str, int]) -> str:
+    least, most = min(per_class.values()), max(per_class.values())
+    if least == most:
+        return f"{_images(most)} in each class"
+    if not least:
+        return f"none in {some([name for name, count in per_class.items() if not count])}, up to {_images(most)}"
+    return f"{least:,} to {_images(most)} per class: the largest is {most / least:.3g} times the smallest"
 
 
 def _counts(counter: Counter[str], most: int = 5) -> str:
-    shown = ", ".join(f"{name} {count:,}" for name, count in counter.most_common(most))
+    shown = ", ".join(f"{name} ({count:,})" for name, count in counter.most_common(most))
     return shown + (f", ... ({len(counter):,} in all)" if len(counter) > most else "")
 
 
@@ -91,6 +121,7 @@ def as_json(found: Findings) -> dict[str, Any]:
         "classes": found.per_class,
         "mean": list(found.mean),
         "std": list(found.std),
+        "alpha": None if found.alpha is None else dataclasses.asdict(found.alpha),
         "skipped": [{"name": bad.name, "reason": bad.reason} for _, bad in found.bad],
         "suspicious": [{"name": name(row), "reason": why} for row, why in found.suspicious],
         "duplicates": [[name(row) for row in group] for group in found.same],
@@ -107,9 +138,7 @@ def contact_sheet(found: Findings) -> Image.Image:
     bar = tqdm(_shown(found), desc="contact sheet", unit="img", delay=2, leave=False)
     blank = np.full((decode.channels, *size), 255, np.uint8)
     cells = [blank if row is None or isinstance(seen := decode(row), Bad) else seen.pixels for row in bar]
-    sheet = grid(np.stack(cells), COLUMNS, background=255)
-    larger = math.ceil(_SMALLEST / max(size))
-    return sheet.resize((sheet.width * larger, sheet.height * larger), Image.Resampling.NEAREST)
+    return enlarged(grid(np.stack(cells), min(COLUMNS, len(cells)), background=255), max(size))
 
 
 def _shown(found: Findings) -> list[int | None]:

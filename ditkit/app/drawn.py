@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from ditkit.app.pictures import grid
+from ditkit.app.pictures import enlarged, grid
 from ditkit.base.files import atomic_folder
 
 
 def save_samples(out: Path, images: Tensor, seeds: Sequence[int], labels: Tensor | None, *, npz: bool = False) -> None:
-    """Writes the folder ``out``: images (N, C, H, W) uint8 as PNG files named by seed and label, and grid.png.
+    """Writes the folder ``out``: images (N, C, H, W) uint8 as PNG files named by seed and label, and grid.png,
+    which shows all, small ones enlarged (see ``enlarged``).
 
     npz: also samples.npz with arr_0 (N, H, W, C) uint8 and labels arr_1, as ADM's evaluator reads it.
     """
@@ -25,7 +26,8 @@ def save_samples(out: Path, images: Tensor, seeds: Sequence[int], labels: Tensor
     with atomic_folder(out.absolute()) as folder:
         for name, image in zip(names, images, strict=True):
             grid(image[None], 1, background=0).save(folder / f"{name}.png")
-        grid(images, _columns(len(images), classes), background=255).save(folder / "grid.png")
+        every = grid(images, _columns(len(images), classes), background=255)
+        enlarged(every, max(images.shape[2:])).save(folder / "grid.png")
         if npz:
             _write_npz(folder / "samples.npz", images, labels)
 

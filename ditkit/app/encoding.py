@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from ditkit.app import build
 from ditkit.app.kind import publish
+from ditkit.app.recipe import Data
 from ditkit.base.errors import UserError
 from ditkit.base.files import alone, check_new_folder, clear_leftovers, expanded
 from ditkit.convert.autoencoder import load_autoencoder, save_autoencoder
@@ -43,6 +44,8 @@ class Job:
     autoencoder_scale: str | None = None
     size: int | tuple[int, int] | None = None
     channels: int | None = None
+    crop: str = "centre"
+    crop_options: dict[str, float] = dataclasses.field(default_factory=dict)
     dtype: str = "float32"
     precision: str = "float32"
     tile: int | None = None
@@ -106,6 +109,8 @@ def make_plan(job: Job, source: Source, autoencoder: LatentAutoencoder, text: Te
     size = job.size if job.size is not None else survey(source).commonest_size
     height, width = (size, size) if isinstance(size, int) else size
     channels = job.channels or autoencoder.channels
+    preprocessing = files.Preprocessing((height, width), channels, crop=job.crop, crop_options=job.crop_options)
+    _check_crop(job, preprocessing)
     return Plan(
         format=files.FORMAT,
         autoencoder=files.Encoder(
@@ -117,7 +122,7 @@ def make_plan(job: Job, source: Source, autoencoder: LatentAutoencoder, text: Te
             tile=job.tile,
         ),
         source=files.Origin(spec=job.data, fingerprint=source.fingerprint(), images=len(source)),
-        preprocessing=files.Preprocessing(size=(height, width), channels=channels),
+        preprocessing=preprocessing,
         classes=source.classes,
         labels=source.labels is not None,
         captions=captions_of(source) is not None,
@@ -126,6 +131,18 @@ def make_plan(job: Job, source: Source, autoencoder: LatentAutoencoder, text: Te
         rows=job.shard,
         text=None if text is None else files.Text(text.identity, text.shape),
     )
+
+
+def _check_crop(job: Job, preprocessing: files.Preprocessing) -> None:
+    """Raises UserError for a crop that a store cannot have, or that has nothing left of the images."""
+    crop = build.crop(Data(crop=job.crop, crop_options=job.crop_options))
+    if crop.drawn:
+        kept = " or ".join(name for name, kind in build.known("crop").items() if not kind.drawn)
+        raise UserError(
+            f"--crop {job.crop} takes another part of an image each time, of which a latent store would keep one: "
+            f"expected {kept}; for {job.crop}, train on the images with --data.autoencoder"
+        )
+    crop.still(preprocessing.size)
 
 
 def _load(spec: str | Path, job: Job, said: str | None = None) -> LatentAutoencoder:

@@ -18,11 +18,11 @@ from ditkit.app.run import Model, Run, environment, load_model
 from ditkit.app.samples import FileSamples, Plan, RunSamples
 from ditkit.app.solver_study.choice import Choice
 from ditkit.app.sweep import entry_text, metric_names
-from ditkit.base.errors import UserError
 from ditkit.base.files import remove_folder, sha256, write_json
 from ditkit.base.workers import Workers
 from ditkit.evaluate.parts import Store
 from ditkit.evaluate.protocol import differences, protocol_hash
+from ditkit.train.checkpoint import weights_file
 
 WORK = ".evaluating"
 """The folder, in that of the results, with what is done of a call that has not ended."""
@@ -30,7 +30,7 @@ WORK = ".evaluating"
 
 @dataclasses.dataclass(frozen=True)
 class Variants:
-    """The ways of drawing that one call compares; weights: files of the checkpoint ("ema", "weights")."""
+    """The ways of drawing that one call compares; weights: files of the checkpoint ("ema", "ema-0.99", "weights")."""
 
     plans: tuple[Plan, ...]
 
@@ -94,19 +94,6 @@ class Work:
             remove_folder(self.folder)
 
 
-def checkpoint_file(folder: Path, weights: str) -> Path:
-    """The file of a checkpoint's weights. UserError, naming those that there are, where it has none of this name."""
-    path = folder / f"{weights}.safetensors"
-    if path.is_file() and weights not in OTHER_FILES:
-        return path
-    known = sorted(p.stem for p in folder.glob("*.safetensors") if p.stem not in OTHER_FILES)
-    raise UserError(f"checkpoint {folder} has no weights {weights!r}: expected one of {', '.join(known)}")
-
-
-OTHER_FILES = {"optimizer", "meter", "task"}
-"""Of a checkpoint: they hold no weights."""
-
-
 def evaluate_run(
     run: Run,
     step: Path,
@@ -130,7 +117,7 @@ def evaluate_run(
     for k, plan in enumerate(variants.plans):
         if model is None or plan.weights != variants.plans[k - 1].weights:
             model = load_model(run, step, device=device, weights=plan.weights)
-            of = sha256(checkpoint_file(step, plan.weights))
+            of = sha256(weights_file(step, plan.weights))
             bits = _bits(model, likelihood, work, of) if likelihood and workers.leads else None
         labels = [set_label(k * repeats + r + 1, total) for r in range(repeats)]
         result = evaluate_model(model, plan, against, work, workers, of=of, npz=npz, labels=labels)

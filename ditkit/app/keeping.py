@@ -30,7 +30,7 @@ def _tensors(trainer: Trainer) -> dict[str, dict[str, Any]]:
     state = trainer.task.state()
     return {
         "weights": trainer.net.state_dict(),
-        "ema": trainer.ema.net.state_dict(),
+        **{name: average.net.state_dict() for name, average in trainer.averages.items()},
         "optimizer": checkpoint.optimizer_tensors(trainer.optimizer, trainer.net),
         "meter": trainer.meter.state(),
         **({"task": state} if state else {}),

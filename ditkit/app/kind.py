@@ -22,6 +22,7 @@ class Kind(Protocol):
     """From a recipe to what is trained. A new kind of run is a class in a file of ditkit/app/kinds.
 
     name: stands in the run's recipe.yaml. recipe: the class of its recipes; recipe.kind is the name.
+    knows_classes: whether the network hangs on the classes of the data.
     settings: the recipe as it is kept, what it leaves to the machine settled.
     autoencoder: what images become before they are trained on; that of pixel space changes nothing.
     facts: what the data gave (see ``ditkit.app.run.Facts``).
@@ -29,6 +30,7 @@ class Kind(Protocol):
 
     name: ClassVar[str]
     recipe: ClassVar[type[Any]]
+    knows_classes: ClassVar[bool]
 
     def __init__(self, recipe: Any) -> None:
         """Raises UserError for a recipe that has no meaning: before the data are read."""

@@ -28,7 +28,7 @@ from ditkit.base.workers import ALONE, Workers
 from ditkit.data.images import Images
 from ditkit.evaluate.copies import FEWEST_HELDOUT, CopyReport, copy_report, feature_copy_report
 from ditkit.evaluate.measured import BATCH, Side
-from ditkit.evaluate.networks.network import FeatureNetwork
+from ditkit.evaluate.networks.network import FeatureNetwork, as_rgb
 from ditkit.evaluate.npz import image_writer
 from ditkit.evaluate.parts import Samples, Store, add, collect, parts_of
 from ditkit.evaluate.protocol import protocol_hash
@@ -140,7 +140,7 @@ def measure(
             if npz is not None:
                 _, _, height, width = part.images.shape
                 write = write or stack.enter_context(image_writer(npz, len(subject), height, width)).write
-                write(part.images.expand(-1, 3, -1, -1))  # evaluators know RGB only
+                write(as_rgb(part.images))
     if not workers.leads:
         return None
     return Outcome(against.scores(side), against.left_out(side), torch.cat(first)[:CHECKED], seconds)

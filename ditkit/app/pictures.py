@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 Background: TypeAlias = int | tuple[int, int, int] | None
 """A grey level, an RGB colour, or None for transparent."""
+
+LEAST = 48
+"""Pixels along the longer side that an image keeps in a picture for the eye."""
 
 _SMALL = 64
 """Images up to this many pixels a side are embedded without loss, and enlarged without smoothing."""
@@ -71,6 +75,12 @@ def _sheet(height: int, width: int, channels: int, background: Background) -> np
     colour = np.broadcast_to(colour, max(channels - alpha, colour.size))
     pixel = np.append(colour, [255] * alpha).astype(np.uint8)
     return np.broadcast_to(pixel, (height, width, len(pixel))).copy()
+
+
+def enlarged(picture: Image.Image, side: int) -> Image.Image:
+    """A sheet of images whose longer side is ``side``, every pixel as so many that they are LEAST long or longer."""
+    factor = math.ceil(LEAST / side)
+    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
 def cells(picture: Image.Image, height: int, width: int, *, padding: int = 2) -> np.ndarray:

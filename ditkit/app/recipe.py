@@ -150,8 +150,8 @@ class Sampling:
     """Autoguidance: a worse model to lead away from, another run's folder or an earlier checkpoint's; None: none."""
     guidance_weak_scale: float = 2.0
     """Scale s in weak + s (model - weak); 1: none."""
-    guidance_weak_weights: Literal["ema", "weights"] = "ema"
-    """The weak model's moving average, or its weights themselves."""
+    guidance_weak_weights: str = "ema"
+    """The weak model's moving average (ema), another that its run kept (ema-0.99), or its weights (weights)."""
     guidance_classifier: str | None = None
     """The run of a classifier of noisy images that leads to the class; None: none."""
     guidance_classifier_scale: float = 1.0

@@ -24,7 +24,7 @@ from ditkit.data.store import is_store
 from ditkit.evaluate.classifier import Classifier, cached_classifier
 from ditkit.evaluate.images import check_same_shape, check_values
 from ditkit.evaluate.measured import BATCH, Side, observe
-from ditkit.evaluate.networks.network import FeatureNetwork, load_network
+from ditkit.evaluate.networks.network import FeatureNetwork, as_rgb, load_network
 from ditkit.evaluate.npz import image_writer, read_statistics, statistics_of
 from ditkit.evaluate.reference import cached_reference, reference_fingerprint
 from ditkit.evaluate.suite import FEWEST, compare, needed, needed_of_samples, too_few
@@ -90,18 +90,21 @@ class Reference:
         return compare(self.side, samples, self.network, scores=self.space.scores)
 
     def write(self, path: Path) -> None:
-        """Writes the images, and FID's statistics where they were measured, in ADM's format. UserError without images.
+        """Writes the images, and FID's statistics where they were measured, in ADM's format.
+
+        UserError without images, and where they have alpha.
 
         Statistics of other features than FID's are left out: readers take what they find for FID's.
         """
         if self.images is None:
             raise UserError(f"--reference {self.source} holds statistics and no images to write: give images")
-        _, height, width = self.images.shape
+        channels, height, width = self.images.shape
+        as_rgb(torch.empty(0, channels, height, width))  # said before the file is begun
         is_fid = self.network.aliases.get("frechet_distance") == "fid"
         statistics = statistics_of(self.side) if is_fid else None
         with image_writer(path, len(self.images), height, width, statistics=statistics) as writer:
             for rows in tqdm(torch.arange(len(self.images)).split(BATCH), "reference", delay=2, leave=False):
-                writer.write(self.images.get(rows).expand(-1, 3, -1, -1))  # evaluators know RGB only
+                writer.write(as_rgb(self.images.get(rows)))
 
     def left_out(self, samples: Side) -> dict[str, str]:
         """Scores that there are too few samples or real images for, and how many they need."""

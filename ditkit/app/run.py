@@ -170,7 +170,8 @@ DECODED_AT_ONCE = 2**16
 class Model:
     """A run's trained model, ready to sample.
 
-    facts: what the data gave (see ``Facts``).
+    facts: what the data gave (see ``Facts``). sides: height and width in pixels that images are drawn in; None: those
+    that it was trained on.
     """
 
     run: Run[Recipe]
@@ -179,6 +180,7 @@ class Model:
     denoiser: Denoiser
     autoencoder: Autoencoder
     device: torch.device
+    sides: tuple[int, int] | None = None
 
     @property
     def classes(self) -> list[str]:
@@ -189,17 +191,32 @@ class Model:
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of an image in pixels."""
         channels, height, width = self.facts["image_shape"]
-        return (channels, height, width)
+        return (channels, *(self.sides or (height, width)))
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(c, h, w) of what is diffused; in pixel space the image's."""
+        if self.sides:
+            return self.autoencoder.latent_shape(self.shape)
         return (self.facts["channels"], *self.facts["input_size"])
 
     @property
     def size(self) -> tuple[int, int]:
         """(H, W) of an image in pixels."""
         return (self.shape[1], self.shape[2])
+
+    def sized(self, height: int, width: int) -> Model:
+        """This model drawing images of so many pixels. UserError where its autoencoder or network cannot."""
+        model = dataclasses.replace(self, sides=(height, width))
+        try:
+            shape = model.latent_shape
+            with torch.device("meta"):  # what the network says of the shape, without its work
+                label = torch.zeros(1, dtype=torch.int64) if self.classes else None
+                net = build.network(self.run.recipe.model, self.run.recipe.process, self.facts)
+                net(torch.zeros(1, *shape), torch.zeros(1), Condition(label=label))
+        except UserError as error:
+            raise UserError(f"--size {height} {width}: {error}") from error
+        return model
 
     def names(self, sampling: Sampling) -> Sequence[str]:
         """The classes that samples can be drawn for: the model's, or those of a classifier that guides it."""
@@ -253,7 +270,7 @@ class Model:
         if sampling.guidance_weak is not None:
             run, folder = located(sampling.guidance_weak)
             other = _loaded(run.folder, folder, str(self.device), sampling.guidance_weak_weights)
-            check_alike("--guidance-weak", self, other)
+            check_alike("--guidance-weak", dataclasses.replace(self, sides=None), other)
             weak = guiding.Led(other.denoiser, other.classes)
         return guiding.Guides(weak, self._classifier(sampling))
 
@@ -284,8 +301,9 @@ def check_sampling(recipe: Recipe, sampling: Sampling) -> None:
     """Raises UserError for settings that cannot be drawn with, as far as can be told before long work."""
     checks.check_sampling(recipe.process, sampling)
     if sampling.guidance_weak is not None:
-        weak = located(sampling.guidance_weak)[0].recipe
-        require_same("--guidance-weak", build.path(recipe.process), build.path(weak.process))
+        weak, step = located(sampling.guidance_weak)
+        checkpoint.weights_file(step, sampling.guidance_weak_weights)
+        require_same("--guidance-weak", build.path(recipe.process), build.path(weak.recipe.process))
     if sampling.guidance_classifier is not None:
         classifier = open_run(sampling.guidance_classifier, ClassifierRecipe).recipe
         require_same("--guidance-classifier", build.path(recipe.process), build.path(classifier.process))
@@ -313,13 +331,16 @@ def _loaded_classifier(folder: Path, step: Path, device: str) -> Any:
 
 
 def load_model(run: Run[Recipe], step: Path | None = None, *, device: str | None = None, weights: str = "ema") -> Model:
-    """The model of a run's checkpoint, the newest by default, its moving average unless weights is "weights"."""
+    """The model of a run's checkpoint, the newest by default, its moving average unless weights names another.
+
+    weights: "ema", "ema-0.99", "weights". UserError, naming what there is, where the checkpoint has none such.
+    """
     found = open_checkpoint(step or checkpoint.latest(run.folder))
     where = build.device(device or run.recipe.train.device)
     autoencoder = build.autoencoder(run.recipe, where)
     check_autoencoder(run, autoencoder, found.about)
     net = build.network(run.recipe.model, run.recipe.process, found.about)
-    checkpoint.load_weights(net, found.tensors(weights), found.folder)
+    checkpoint.load_weights(net, found.weights(weights), found.folder)
     net.to(where).eval().requires_grad_(False)
     return Model(run, found.step, found.about, build.denoiser(run.recipe, net), autoencoder, where)
 

@@ -21,6 +21,7 @@ from ditkit.encoders.autoencoder import Identity
 from ditkit.evaluate.images import check_values
 from ditkit.evaluate.parts import Given
 from ditkit.evaluate.suite import FEWEST
+from ditkit.train.ema import MAIN, decays
 
 LABELS = {"balanced": "balanced: each class in turn", "random": "random: each class as likely, drawn from the seed"}
 """How a sample's class is chosen, in the protocol's words."""
@@ -30,7 +31,7 @@ LABELS = {"balanced": "balanced: each class in turn", "random": "random: each cl
 class Plan:
     """How samples are drawn. seed: of the first; the next ones count up. labels: a key of LABELS.
 
-    weights: "ema", or another file of weights in the checkpoint.
+    weights: "ema", or others of the checkpoint: "ema-0.99", "weights".
     """
 
     sampling: Sampling
@@ -71,13 +72,14 @@ class RunSamples:
         sampling = dataclasses.asdict(plan.sampling)
         if not build.adaptive(plan.sampling.solver):
             del sampling["batch_size"]  # changes no image
+        decay = decays(recipe.train).get(plan.weights)
         half = build.autocast(recipe.train.precision, self.model.device)
         return {
             "sampling": sampling,
             "labels": "none" if self.labels is None else LABELS[plan.labels],
             "seeds": [plan.seed, plan.seed + plan.num - 1],
-            "weights": plan.weights,
-            "ema_decay": recipe.train.ema_decay if plan.weights == "ema" else None,
+            "weights": plan.weights if decay is None else MAIN,  # the same length by either name is one protocol
+            "ema_decay": decay,
             "autoencoder": self.model.autoencoder.identity,
             **self._decoding(),
             "dtype": str(half or torch.float32).removeprefix("torch."),

@@ -133,7 +133,8 @@ def _check_belongs(data: Data, store: LatentStore) -> None:
     if data.crop != "centre":
         raise UserError(
             f"--data.crop {data.crop} cannot be had of the latent store {data.source}, whose images were cropped when "
-            "it was made: leave the option out, or train on the images with --data.autoencoder"
+            f"it was made (crop {made.crop}): leave the option out, encode the images anew with --crop, or train on "
+            "them with --data.autoencoder"
         )
     if data.buckets is not None:
         raise UserError(
@@ -192,7 +193,7 @@ def read_images(data: Data, crop: Crop = CENTRE) -> Images:
             f"data {plan.source.spec!r} changed since the latent store {data.source} was made from it: put the same "
             "images there, or encode them anew"
         )
-    return _without_classes(load_images(source, size=made.size, channels=made.channels), data)
+    return _without_classes(load_images(source, size=made.size, channels=made.channels, crop=made.made()), data)
 
 
 def _without_classes(images: Images, data: Data) -> Images:

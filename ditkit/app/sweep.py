@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ditkit.app.report.charts import Dots, Line, Linear, Mark
+from ditkit.app.report.charts import Dots, Line, Linear, Log, Mark, Scale
 from ditkit.app.report.svg import Whiskers, series, svg_chart
 from ditkit.app.report.words import aligned, metric_text
 from ditkit.base.files import write_json, write_text
@@ -19,10 +20,24 @@ NOT_METRICS = {"seconds_per_sample", "classifier_heldout_accuracy", "copy_rate",
 
 def named_variants(results: Sequence[dict[str, Any]]) -> list[str]:
     """A name for each result of a sweep: what its protocol does not share with all others."""
-    kept = [{k: p["protocol"].get(k) for k in ("sampling", "weights")} for p in results]
+    return [_name(leaf) for leaf in _varied(results)]
+
+
+def _varied(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What each result's way of drawing does not share with all others, by names for readers."""
+    kept = [{"sampling": r["protocol"].get("sampling"), "weights": _weights(r["protocol"])} for r in results]
     varied = list(dict.fromkeys(key for other in kept[1:] for key in differences(kept[0], other)))
-    leaves = [{key: _leaf(p, key) for key in varied} for p in kept]
-    return [", ".join(f"{key.removeprefix('sampling.')} {value}" for key, value in leaf.items()) for leaf in leaves]
+    return [{key.removeprefix("sampling."): _leaf(p, key) for key in varied} for p in kept]
+
+
+def _weights(protocol: dict[str, Any]) -> str:
+    """The weights by name, an average by its length too."""
+    decay = protocol.get("ema_decay")
+    return str(protocol.get("weights")) if decay is None else f"{protocol['weights']} {decay}"
+
+
+def _name(leaf: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in leaf.items())
 
 
 def _leaf(value: Any, place: str) -> Any:
@@ -54,31 +69,78 @@ def sweep_table(results: Sequence[dict[str, Any]]) -> str:
     return aligned(rows)
 
 
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """What a sweep can be drawn over. varies: the key by which variants differ in it. value: of a protocol; None: it
+    has no number.
+    """
+
+    title: str
+    varies: str
+    value: Callable[[dict[str, Any]], float | None]
+    scale: Callable[..., Scale]
+
+
+def _length(protocol: dict[str, Any]) -> float | None:
+    """How many steps the weights are averaged over: 1 / (1 - decay); of the weights themselves 1."""
+    decay = protocol.get("ema_decay")
+    if decay is None:
+        return 1.0 if protocol.get("weights") == "weights" else None
+    return 1 / (1 - decay) if decay < 1 else None
+
+
+def _steps(protocol: dict[str, Any]) -> float | None:
+    steps = protocol["sampling"]["steps"]
+    return float(steps) if steps.isdecimal() else None
+
+
+AXES = (
+    Axis("guidance scale", "guidance", lambda protocol: protocol["sampling"]["guidance"], Linear.over),
+    Axis("steps", "steps", _steps, Log.over),
+    Axis("length of the moving average, 1 / (1 - decay) steps", "weights", _length, Log.over),
+)
+"""The first that varies is drawn over, the guidance scale where none does."""
+
+
+def _axis(results: Sequence[dict[str, Any]]) -> Axis:
+    for axis in AXES:
+        values = {axis.value(found["protocol"]) for found in results}
+        if len(values) > 1 and None not in values:
+            return axis
+    return AXES[0]
+
+
+def _drawn(keys: Sequence[str]) -> str:
+    """The metric that is drawn: the first distance, else the first of all."""
+    return min(keys, key=lambda key: metric_text(key).better != "lower")
+
+
 def sweep_plot(results: Sequence[dict[str, Any]]) -> str:
-    """The first metric over the guidance scale, a line for all else that varies, whiskers of a standard error."""
-    key = metric_names(results)[0]
+    """A distance over what varies (see ``AXES``), a line for all else that does, whiskers of a standard error."""
+    key, axis = _drawn(metric_names(results)), _axis(results)
     lines: dict[str, list[tuple[float, float, float]]] = {}
-    for name, found in zip(named_variants(results), results, strict=True):
-        rest = ", ".join(part for part in name.split(", ") if not part.startswith("guidance ")) or "guidance"
+    for leaf, found in zip(_varied(results), results, strict=True):
+        rest = _name({k: v for k, v in leaf.items() if k != axis.varies}) or axis.varies
         entry = found[key]
-        point = (found["protocol"]["sampling"]["guidance"], entry["value"], entry.get("standard_error", 0.0))
-        lines.setdefault(rest, []).append(point)
+        x = axis.value(found["protocol"])
+        assert x is not None
+        lines.setdefault(rest, []).append((x, entry["value"], entry.get("standard_error", 0.0)))
     marks: list[Mark] = []
     for k, points in enumerate(lines.values()):
         x, y, error = np.array(sorted(points)).T
         marks += [Whiskers(x, y - error, y + error, series(k)), Dots(x, y, series(k))]
         marks += [Line(x, y, series(k))] if len(x) > 1 else []
     whiskers = [mark for mark in marks if isinstance(mark, Whiskers)]
-    title = metric_text(key).title
-    best = min(results, key=lambda found: found[key]["value"])
-    said = f"{title} over the guidance scale for {', '.join(lines)}; the least is {entry_text(best[key])}."
+    text = metric_text(key)
+    best = (max if text.better == "higher" else min)(results, key=lambda found: found[key]["value"])
+    said = f"{text.title} over the {axis.title} for {', '.join(lines)}; the best is {entry_text(best[key])}."
     return svg_chart(
-        f"{title} of the variants",
+        f"{text.title} of the variants",
         marks,
-        Linear.over(*(w.x for w in whiskers)),
+        axis.scale(*(w.x for w in whiskers)),
         Linear.over(*(w.low for w in whiskers), *(w.high for w in whiskers)),
-        x_label="guidance scale",
-        y_label=title,
+        x_label=axis.title,
+        y_label=text.title,
         alt=said,
         legend=[(series(k), name) for k, name in enumerate(lines)],
     )

@@ -207,8 +207,9 @@ def _restore(trainer: Trainer, found: checkpoint.Checkpoint) -> None:
         run = found.folder.parent.parent
         raise UserError(f"--train.steps {trainer.settings.steps}: run {run} is at step {found.step:,} already")
     trainer.step, trainer.seconds = found.step, float(found.about["seconds"])
-    checkpoint.load_weights(trainer.net, found.tensors("weights"), found.folder)
-    checkpoint.load_weights(trainer.ema.net, found.tensors("ema"), found.folder)
+    checkpoint.load_weights(trainer.net, found.weights("weights"), found.folder)
+    for name, average in trainer.averages.items():
+        checkpoint.load_weights(average.net, found.weights(name), found.folder)
     checkpoint.load_optimizer(trainer.optimizer, trainer.net, found.tensors("optimizer"))
     trainer.meter.load(found.tensors("meter"), trainer.device)
     trainer.task.load(found.tensors("task") if trainer.task.state() else {})

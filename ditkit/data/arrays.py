@@ -111,7 +111,8 @@ def _members(path: Path) -> dict[str, np.ndarray]:
             if start is not None:
                 arrays[name.removesuffix(".npy")] = _mapped(path, start)
     with np.load(path, allow_pickle=False) as packed:
-        return arrays | {name: packed[name] for name in packed.files if name not in arrays}
+        unpacked = {name: packed[name] for name in packed.files if name not in arrays}
+        return arrays | {name: array for name, array in unpacked.items() if isinstance(array, np.ndarray)}
 
 
 def _mapped(path: Path, start: int) -> np.ndarray:

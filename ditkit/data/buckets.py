@@ -77,7 +77,7 @@ class BucketSet(LazyImageSet):
     def subset(self, rows: Tensor) -> BucketSet:
         """The set of the pictures of ``rows`` (M,) int64, in that order, with the same classes and buckets."""
         some = BucketSet(self._decoder, self.indices[rows], Groups(self._of[rows]), self.shapes, self._how)
-        some.skipped += self.skipped
+        some._broken = self._broken
         return some
 
     def _size(self, row: int) -> Size:
@@ -136,7 +136,7 @@ def load_buckets(
     how = How(default_workers((size, size)), [note, *caption_notes(source)], crop)
     decoder = Decoder(source, (size, size), channels or survey(source, progress).most_channels)
     images = BucketSet(decoder, indices, groups, found, how)
-    images.skipped += [(one.name, one.reason) for one in bad]
+    images.skipped.extend((one.name, one.reason) for one in bad)
     return images
 
 

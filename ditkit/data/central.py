@@ -32,18 +32,22 @@ class BrokenZipError(ValueError):
     """The file is no whole zip archive; says why."""
 
 
-def _unlzma(content: bytes) -> bytes:
+LARGEST = 2**30
+"""Bytes of an unpacked entry at most: a small archive must not be able to fill the memory."""
+
+
+def _unlzma(content: bytes, size: int) -> bytes:
     # Two bytes of version, two of length, five of properties; then as in the stand-alone format without its header.
-    return lzma.LZMADecompressor(lzma.FORMAT_ALONE).decompress(content[4:9] + b"\xff" * 8 + content[9:])
+    return lzma.LZMADecompressor(lzma.FORMAT_ALONE).decompress(content[4:9] + b"\xff" * 8 + content[9:], size)
 
 
-UNPACK: dict[int, Callable[[bytes], bytes]] = {
-    0: bytes,
-    8: lambda content: zlib.decompress(content, -zlib.MAX_WBITS),
-    12: bz2.decompress,
+UNPACK: dict[int, Callable[[bytes, int], bytes]] = {
+    0: lambda content, size: content,
+    8: lambda content, size: zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, size),
+    12: lambda content, size: bz2.BZ2Decompressor().decompress(content, size),
     14: _unlzma,
 }
-"""What undoes each method of compression (4.4.5)."""
+"""What undoes each method of compression (4.4.5), to so many bytes at most, at least 1."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,8 +116,10 @@ class Entries:
         method = self.method[i]
         if method not in UNPACK:
             raise BrokenZipError(f"it is compressed by method {method}, which is not known")
-        content = UNPACK[method](file.read(self._begin(file, i), self.packed[i]))
-        if zlib.crc32(content) != self.crc[i]:
+        if self.size[i] > LARGEST:
+            raise BrokenZipError(f"it has {self.size[i]:,} bytes, more than the {LARGEST:,} that an image may have")
+        content = UNPACK[method](file.read(self._begin(file, i), self.packed[i]), self.size[i] + 1)
+        if len(content) != self.size[i] or zlib.crc32(content) != self.crc[i]:
             raise BrokenZipError("its checksum does not fit")
         return content
 

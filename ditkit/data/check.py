@@ -23,13 +23,23 @@ _CHUNK = 32
 
 
 @dataclasses.dataclass(frozen=True)
+class Alpha:
+    """How many pictures say how transparent they are; mean and standard deviation over their pixels, 0..1."""
+
+    images: int
+    mean: float
+    std: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Findings:
     """What a source's pictures are; rows are numbers in the source.
 
     good: rows that decode. bad: those that do not, as (row, name and reason), which training skips.
     suspicious: (row, why) of such that decode. sizes: how many have each upright (H, W); kinds: "JPEG RGB"; channels: 1
     or 3. per_class: good ones of each class. same, alike: groups of rows with equal pixels, and of near duplicates (one
-    row of each group of equals). mean, std: (3,) of R, G and B over all pixels, as shares of 1.
+    row of each group of equals). mean, std: (3,) of R, G, B, (1,) where all are grey, over all pixels, as shares of 1,
+    what is transparent laid on white. alpha: the same of alpha; None where there is none.
     """
 
     source: Source
@@ -44,6 +54,7 @@ class Findings:
     alike: list[list[int]]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    alpha: Alpha | None
 
     @property
     def commonest_size(self) -> Size:
@@ -65,7 +76,9 @@ def check(source: Source, workers: int | None = None, progress: bool = True) -> 
     empty = np.empty((0, duplicates.SIDE, duplicates.SIDE), np.uint8)
     thumbnails = np.stack([good[place][1].thumbnail for place in first]) if first else empty
     alike = [[rows[first[place]] for place in group] for group in duplicates.near(thumbnails, progress)]
-    mean, std = _moments(good)
+    looks = [seen for _, seen in good]
+    colours = 1 if all(seen.channels == 1 for seen in looks) else 3
+    mean, std = _moments([(seen, seen.sums[:, :colours]) for seen in looks])
     found = Findings(
         source=source,
         good=rows,
@@ -79,6 +92,7 @@ def check(source: Source, workers: int | None = None, progress: bool = True) -> 
         alike=alike,
         mean=mean,
         std=std,
+        alpha=_alpha(looks),
     )
     return dataclasses.replace(found, suspicious=sorted(_suspicious(found, good)))
 
@@ -116,14 +130,22 @@ def _in_order(source: Source, workers: int | None) -> Iterator[tuple[int, Look |
         pool.shutdown(cancel_futures=True)
 
 
-def _moments(good: list[tuple[int, Look]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel over all pixels, as shares of 1."""
-    pixels = sum(seen.size[0] * seen.size[1] for _, seen in good)
+def _moments(summed: list[tuple[Look, np.ndarray]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation (K,) over all pixels, as shares of 1, from the sums (2, K) of each picture."""
+    pixels = sum(seen.size[0] * seen.size[1] for seen, _ in summed)
     if not pixels:
         return (), ()
-    first, second = np.sum([seen.sums for _, seen in good], axis=0) / pixels  # 3, 3
+    first, second = np.sum([sums for _, sums in summed], axis=0) / pixels  # K, K
     deviation = np.sqrt(np.maximum(second - first**2, 0))
     return tuple((first / 255).tolist()), tuple((deviation / 255).tolist())
+
+
+def _alpha(looks: list[Look]) -> Alpha | None:
+    having = [(seen, seen.alpha[:, None]) for seen in looks if seen.alpha is not None]
+    if not having:
+        return None
+    (mean,), (std,) = _moments(having)
+    return Alpha(len(having), mean, std)
 
 
 def _per_class(source: Source, rows: list[int]) -> dict[str, int]:

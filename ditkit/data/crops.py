@@ -5,10 +5,12 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
 
+from ditkit.base import registry
 from ditkit.base.errors import UserError
 
 Size = tuple[int, int]
@@ -50,6 +52,15 @@ class Crop(abc.ABC):
     def still(self, size: Size) -> Placed:
         """The crop of ``size`` where pictures are measured, encoded or shown, and nothing is drawn."""
         return centred(size)
+
+
+def find(name: str) -> Callable[..., Crop]:
+    """The crop of that name, to be called with its options. UserError for a name that there is none of."""
+    return registry.find("crop", __name__, _is_crop, name)
+
+
+def _is_crop(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, Crop) and value is not Crop
 
 
 @dataclasses.dataclass(frozen=True)

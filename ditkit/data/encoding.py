@@ -84,7 +84,7 @@ def encode_shard(
             if good:
                 pixels = torch.from_numpy(np.stack([picture for _, picture in good]))
                 parts.append(_moments(pixels, plan, autoencoder, device))
-    tensors = _tensors(plan, source, indices, parts)
+    tensors = _tensors(plan, source, indices, parts) | _left_out(plan.indices(number), source, indices)
     if text is not None:
         tensors["text"] = _embedded(plan, source, indices, text)
     return files.write_shard(store, number, tensors, skipped)
@@ -93,7 +93,7 @@ def encode_shard(
 def _decoded(plan: Plan, number: int, source: Source, device: torch.device) -> Any:
     """Batches of (index, picture) of a shard, the next one being decoded in threads while one is encoded."""
     indices, size = plan.indices(number), plan.preprocessing.size
-    decode = Decoder(source, size, plan.preprocessing.channels)
+    decode = Decoder(source, size, plan.preprocessing.channels, plan.preprocessing.made().still(size))
     at_once = PIXELS_AT_ONCE * (1 if device.type == "cpu" else 16) // (size[0] * size[1])
     step = max(1, at_once)
 
@@ -146,6 +146,14 @@ def _tensors(plan: Plan, source: Source, indices: list[int], parts: list[dict[st
     if captions is not None:
         tensors |= files.packed([captions[i] for i in indices])
     return tensors
+
+
+def _left_out(every: range, source: Source, indices: list[int]) -> dict[str, Tensor]:
+    """Place and label of the images of a shard that did not decode: what is held out hangs on them too."""
+    places = torch.tensor(sorted({*every} - {*indices}), dtype=torch.int64)
+    if source.labels is None or not len(places):
+        return {}
+    return {"skipped.index": places, "skipped.label": torch.from_numpy(source.labels)[places].long()}
 
 
 def unfinished(store: Path, plan: Plan) -> Iterator[int]:

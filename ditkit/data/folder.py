@@ -68,23 +68,24 @@ def _walk(root: Path) -> Iterator[str]:
     for here, folders, files in os.walk(root, onerror=refuse, followlinks=True):
         inside = Path(here).relative_to(root).as_posix()
         prefix = "" if inside == "." else f"{inside}/"
-        folders[:] = [f for f in folders if not f.startswith(".") and not _leads_back(os.path.join(here, f))]
+        folders[:] = [f for f in folders if not f.startswith(".") and not _leads_back(root, Path(here) / f)]
         yield from (f"{prefix}{folder}/" for folder in folders)
         yield from (prefix + file for file in files)
 
 
-def _leads_back(folder: str) -> bool:
-    """Whether a linked folder contains the place where the link lies, so that following it would never end."""
-    if not os.path.islink(folder):
+def _leads_back(root: Path, folder: Path) -> bool:
+    """Whether a linked folder contains a folder on the way to it, so that following links would never end."""
+    if not folder.is_symlink():
         return False
-    target, here = os.path.realpath(folder), os.path.realpath(os.path.dirname(folder))
-    return os.path.commonpath([target, here]) == target
+    target, way = folder.resolve(), [folder.parents[k] for k in range(len(folder.relative_to(root).parts))]
+    return any(passed.resolve().is_relative_to(target) for passed in way)
 
 
 def open_file(path: Path) -> Image.Image:
     """The picture in a file, not decoded yet. Raises OSError when it cannot be read."""
     if path.exists() and not path.is_file():
-        raise OSError("a pipe or device, not a file")  # opening it could wait for ever
+        # opening a pipe could wait for ever
+        raise OSError("a folder, not a file" if path.is_dir() else "a pipe or device, not a file")
     return Image.open(path)
 
 

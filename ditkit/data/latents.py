@@ -21,7 +21,7 @@ from ditkit.base.errors import UserError
 from ditkit.base.files import expanded
 from ditkit.data import store as files
 from ditkit.data.images import keys
-from ditkit.data.order import Groups
+from ditkit.data.order import Groups, labels_by_place
 from ditkit.data.store import Manifest, Plan
 from ditkit.encoders.autoencoder import per_channel, posterior_noise, whitened_identity
 
@@ -120,6 +120,13 @@ class LatentStore:
         """A small tensor of every row, such as label or index, (N,)."""
         return torch.cat([self.shard(number)[name] for number in range(len(self.ends))])
 
+    def source_labels(self) -> Tensor:
+        """The label of every image of the source, also of those that did not decode, (M,) int64; 0 without classes."""
+        shards = [self.shard(number) for number in range(len(self.ends))]
+        places = [shard[name] for shard in shards for name in ("index", "skipped.index") if name in shard]
+        labels = [shard[name] for shard in shards for name in ("label", "skipped.label") if name in shard]
+        return labels_by_place(self.plan.source.images, torch.cat(places), torch.cat(labels) if labels else None)
+
     def place(self, row: int) -> tuple[int, int]:
         """The shard of a row, and its row in there."""
         number = bisect.bisect_right(self.ends, row)
@@ -173,6 +180,11 @@ class Latents:
         return self.store.plan.shape
 
     @property
+    def source_labels(self) -> Tensor:
+        """(M,) int64, the label of every image of the source (see ``ditkit.data.images.Examples``)."""
+        return self.store.source_labels()
+
+    @property
     def skipped(self) -> list[tuple[str, str]]:
         """The pictures that did not decode when the store was made, as (name, reason)."""
         return list(self.store.manifest.skipped)
@@ -211,7 +223,7 @@ class Latents:
         """Normalised latents (B, c, h, w) float32 of rows (B,), drawn from the posterior of the image, or where
         ``mirrored`` (B,) of its mirror image, with the noise of ``ditkit.encoders.autoencoder.posterior_noise``.
         """
-        noise = posterior_noise(self.shape, seed, keys(self, rows, epoch))
+        noise = posterior_noise(self.shape, seed, keys(self.indices, rows, epoch))
         mean, std = self.store.posterior(self.rows[rows], mirrored)
         drawn = self.normalisation(mean + std * noise)
         if not drawn.isfinite().all():

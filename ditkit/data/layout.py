@@ -22,6 +22,8 @@ SIDECARS = (".txt", ".cls", ".json")
 
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 _NUMBER = re.compile("([0-9]+)")
+_CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029]")
+_LONG = 200
 _ENCODING = ("utf-8", "surrogatepass")  # keeps the order of code points
 
 
@@ -57,13 +59,17 @@ def natural_key(name: str) -> bytes:
 
 
 def shown(name: str) -> str:
-    """A name as it can be printed and stored: composed letters (NFC), and bytes that are not UTF-8 spelled out."""
-    return unicodedata.normalize("NFC", name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
+    """A name as it can be printed and stored: composed letters (NFC); what is not UTF-8, and what moves a terminal's
+    cursor or begins a line, spelled out.
+    """
+    text = unicodedata.normalize("NFC", name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def some(names: Sequence[str], most: int = 3) -> str:
-    """The first few of many names, for messages."""
-    return ", ".join(repr(name) for name in names[:most]) + (", ..." if len(names) > most else "")
+    """The first few of many names, for messages; of very long ones their ends."""
+    short = [name if len(name) <= _LONG else f"{name[: _LONG // 2]}...{name[-_LONG // 2 :]}" for name in names[:most]]
+    return ", ".join(map(repr, short)) + (", ..." if len(names) > most else "")
 
 
 def is_image(entry: str) -> bool:

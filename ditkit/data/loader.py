@@ -51,7 +51,7 @@ def batch(
     x0 = images.draw(shown.index, turned, seed, shown.epoch)  # BCHW
     label = None if images.labels is None else images.labels[shown.index]
     condition = Condition(label=label, text=images.text(shown.index))
-    return Batch(x0, condition, shown.index, keys(images, shown.index, shown.epoch))
+    return Batch(x0, condition, shown.index, keys(images.indices, shown.index, shown.epoch))
 
 
 def prefetch(make: Callable[[int], T], start: int = 0, stop: int | None = None, *, ahead: int = 4) -> Generator[T]:
@@ -77,20 +77,20 @@ def prefetch(make: Callable[[int], T], start: int = 0, stop: int | None = None, 
 def split_heldout(images: Examples, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Rows to learn from and rows held out, int64, both ascending: ``fraction`` of each class, at least one.
 
-    Each class keeps at least one on either side. Depends on (seed, labels) alone. Raises UserError for a fraction
-    outside (0, 1) and for a class with fewer than two images.
+    Each class keeps at least one on either side, those that do not decode counted. Depends on (seed, the source's
+    labels) alone: an image is on the same side whatever others decode, and whether sets are in memory, lazily decoded,
+    in buckets or latents. Raises UserError for a fraction outside (0, 1) and for a class with fewer than two images.
     """
     if not 0 < fraction < 1:
         raise UserError(f"held-out fraction {fraction} is not between 0 and 1: expected for example 0.2")
-    labels = torch.zeros(len(images), dtype=torch.int64) if images.labels is None else images.labels
-    held: list[Tensor] = []
-    for label in labels.unique().tolist():
-        rows = (labels == label).nonzero().flatten()
-        if len(rows) < 2:
+    labels = images.source_labels if images.labels is not None else torch.zeros_like(images.source_labels)  # M
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels[labels >= 0].unique().tolist():
+        places = (labels == label).nonzero().flatten()
+        if len(places) < 2:
             name = f"class {images.classes[label]!r}" if images.classes else "the data"
             raise UserError(f"{name} has 1 image: expected at least 2, one to learn from and one to hold out; add some")
-        count = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
-        held.append(rows[torch.randperm(len(rows), generator=rng.generator(seed, "heldout", label))[:count]])
-    mask = torch.zeros(len(images), dtype=torch.bool)
-    mask[torch.cat(held)] = True
+        count = min(max(round(fraction * len(places)), 1), len(places) - 1)
+        held[places[torch.randperm(len(places), generator=rng.generator(seed, "heldout", label))[:count]]] = True
+    mask = held[images.indices]  # N
     return (~mask).nonzero().flatten(), mask.nonzero().flatten()

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ditkit.data.crops import Size
 from ditkit.data.duplicates import SIDE
-from ditkit.data.preprocess import channels_of, upright, with_channels
+from ditkit.data.preprocess import channels_of, has_alpha, upright, with_channels
 
 LONG = 4.0
 """A picture over so many times as long as it is wide is suspicious: a crop shows little of it."""
@@ -28,8 +28,8 @@ class Look:
     """What was seen of a picture.
 
     size: upright (H, W). kind: "JPEG RGB", its format and mode. channels: 1 grey, 3 colours. digest: of its pixels.
-    thumbnail: uint8 (16, 16), grey. sums: int64 (2, 3), of v and of v^2 over the pixels, v in 0..255 of R, G and B.
-    odd: what is suspicious.
+    thumbnail: uint8 (16, 16), grey. sums: int64 (2, 3), of v and of v^2 over the pixels, v in 0..255 of R, G and B on
+    white; alpha: int64 (2,), the same of alpha, where there is any. odd: what is suspicious.
     """
 
     size: Size
@@ -38,6 +38,7 @@ class Look:
     digest: bytes
     thumbnail: np.ndarray
     sums: np.ndarray
+    alpha: np.ndarray | None
     odd: tuple[str, ...]
 
 
@@ -47,6 +48,7 @@ def look(image: Image.Image, name: str) -> Look:
     image.load()
     channels = channels_of(image)
     picture = upright(with_channels(image, channels))
+    alpha = with_channels(image, 2).getchannel("A") if has_alpha(image) else None
     counts = np.asarray(picture.histogram(), np.int64).reshape(channels, 256)
     grey = picture.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
     size = (picture.height, picture.width)
@@ -58,7 +60,8 @@ def look(image: Image.Image, name: str) -> Look:
         digest=hashlib.blake2b(pixels, digest_size=16).digest(),
         thumbnail=np.asarray(grey),
         sums=np.broadcast_to(counts @ _POWERS, (3, 2)).T,
-        odd=tuple(_oddities(image, name, kind, moving, size, counts)),
+        alpha=np.asarray(alpha.histogram(), np.int64) @ _POWERS if alpha else None,
+        odd=tuple(_oddities(alpha, name, kind, moving, size, counts)),
     )
 
 
@@ -67,7 +70,7 @@ def _frames(image: Image.Image) -> int:
 
 
 def _oddities(
-    image: Image.Image, name: str, kind: str | None, frames: int, size: Size, counts: np.ndarray
+    alpha: Image.Image | None, name: str, kind: str | None, frames: int, size: Size, counts: np.ndarray
 ) -> Iterator[str]:
     ending = PurePosixPath(name).suffix.lower()
     if kind and _ENDINGS.get(ending, kind) != kind:
@@ -76,7 +79,7 @@ def _oddities(
         yield f"{frames} frames, of which the first is used"
     if max(size) > LONG * min(size):
         yield f"{max(size) / min(size):.3g} times as long as wide ({size[0]}x{size[1]})"
-    if "A" in image.getbands() and image.getchannel("A").getextrema()[1] == 0:
+    if alpha and alpha.getextrema()[1] == 0:
         yield "wholly transparent"
     elif (np.count_nonzero(counts, axis=1) == 1).all():
         yield "of one colour"

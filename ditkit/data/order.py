@@ -44,6 +44,16 @@ def turn(count: int, *, step: int, batch_size: int, seed: int, rank: int = 0, wo
     return Turn(index, epoch)
 
 
+def labels_by_place(count: int, indices: Tensor, labels: Tensor | None) -> Tensor:
+    """(count,) int64: the label of each image of a source, by its place in it; 0 without classes, -1 where not known.
+
+    indices: (N,) int64, the places of those that are known; labels: theirs, (N,) int64.
+    """
+    if labels is None:
+        return torch.zeros(count, dtype=torch.int64)
+    return torch.full((count,), -1).index_copy(0, indices, labels)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Groups:
     """Rows that may be shown together, as those of one shape; every batch holds rows of one group.

@@ -129,6 +129,11 @@ def colours_of(channels: int) -> int:
     return 1 if channels <= 2 else 3
 
 
+def has_alpha(image: Image.Image) -> bool:
+    """Whether a picture says of its pixels how transparent they are."""
+    return image.mode in _ALPHA or "transparency" in image.info
+
+
 def with_channels(image: Image.Image, channels: int) -> Image.Image:
     """The picture with 8 bits in 1 to 4 channels (see ``MODES``); grey is luma, 0.299 R + 0.587 G + 0.114 B.
 
@@ -137,7 +142,7 @@ def with_channels(image: Image.Image, channels: int) -> Image.Image:
     is broken, ValueError for float pixels, which have no agreed range.
     """
     wanted = MODES[channels]
-    see_through = image.mode in _ALPHA or "transparency" in image.info
+    see_through = has_alpha(image)
     if image.mode == wanted and see_through == (wanted in _ALPHA):
         return image
     if image.mode == "F":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 import re
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ from ditkit.data.tarball import Members, is_shard, is_tar, is_tar_name, keyed
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _NONE = -1
 _LOOKED_AT = 64
+_MOST = 10**6
 
 
 @dataclasses.dataclass
@@ -148,7 +150,7 @@ class Shards(Plain):
         """From .cls, else from .json where some do say a label."""
         labels = Labels()
         if "cls" in self._places:
-            read = lambda i: self._content(i, "cls").decode("utf-8", "replace") if self._has(i, "cls") else None  # noqa: E731
+            read = lambda i: self._content(i, "cls").decode("utf-8", "surrogateescape") if self._has(i, "cls") else None  # noqa: E731
         elif key := self._said(LABEL):
             read = lambda i: self._record(i).get(key) if self._has(i, "json") else None  # noqa: E731
         else:
@@ -200,6 +202,12 @@ def _shards(spec: str) -> list[Path]:
     if path.is_dir():
         found = [p for p in path.iterdir() if p.name.lower().endswith(SHARDS) and not is_hidden(p.name)]
         return sorted(found, key=lambda p: natural_key(p.name))
+    count = math.prod(int(last) - int(first) + 1 for first, last in _RANGE.findall(spec))
+    if not 1 <= count <= _MOST:
+        raise UserError(
+            f"data {spec!r} names {max(count, 0):,} shards: expected a range from low to high, such as "
+            f"x-{{000..003}}.tar, of at most {_MOST:,}; check it"
+        )
     paths = [expanded(name) for name in _spelled(spec)]
     missing = [str(path) for path in paths if not path.is_file()]
     if missing:

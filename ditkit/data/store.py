@@ -4,7 +4,8 @@
     shard-00000.safetensors      mean, std (n, 2, c, h, w) of q(z | x) before normalisation, of the image as it is and
                                  mirrored; index (n,) int64, its place in the source; label (n,) int64, and
                                  caption.bytes (m,) uint8 UTF-8 with caption.end (n,) int64, where the source has them;
-                                 text (n, ...), what a text encoder made of the captions, where one was given
+                                 text (n, ...), what a text encoder made of the captions, where one was given;
+                                 skipped.index, skipped.label (k,) int64, of labelled images that did not decode
     autoencoder/                 what it was encoded with, as diffusers publishes one: nothing else is needed to decode
     progress/                    only until it is whole: plan.json, and a record of each finished shard
 
@@ -27,6 +28,7 @@ import ditkit
 from ditkit.base.errors import UserError
 from ditkit.base.files import atomic_file, expanded, remove_folder, sha256, write_json
 from ditkit.base.tensors import save_tensors
+from ditkit.data.crops import Crop, find
 
 FORMAT = "ditkit-latents-1"
 MANIFEST, PROGRESS, AUTOENCODER = "manifest.json", "progress", "autoencoder"
@@ -64,12 +66,20 @@ class Origin:
 
 @dataclass(frozen=True, config=_STRICT)
 class Preprocessing:
-    """How pixels were made: the size (H, W) that images were brought to, the way, channels, range."""
+    """How pixels were made: the size (H, W) that images were brought to, the way, channels, range, and the crop by its
+    name and options (see ``ditkit.data.crops``).
+    """
 
     size: tuple[Count, Count]
     channels: Count
-    resize: str = "shrunk to cover, centre crop (ADM)"
+    resize: str = "shrunk to cover (ADM), then cropped"
     range: tuple[float, float] = (-1.0, 1.0)
+    crop: str = "centre"
+    crop_options: dict[str, float] = Field(default_factory=dict)
+
+    def made(self) -> Crop:
+        """The crop."""
+        return find(self.crop)(**self.crop_options)
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -177,7 +187,7 @@ def is_store(spec: str | Path) -> bool:
 def _says_so(path: Path) -> bool:
     try:
         return '"ditkit-latents-' in path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+    except (OSError, ValueError):
         return False
 
 
@@ -232,11 +242,12 @@ def differences(old: Plan, new: Plan) -> list[tuple[str, object, object]]:
 
 
 def _differences(prefix: str, old: dict[str, Any], new: dict[str, Any]) -> Any:
-    for key in old:
-        if isinstance(old[key], dict) and isinstance(new[key], dict):
-            yield from _differences(f"{prefix}{key}.", old[key], new[key])
-        elif old[key] != new[key]:
-            yield f"{prefix}{key}", old[key], new[key]
+    for key in {**old, **new}:  # a crop has options that another has not
+        before, now = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(now, dict):
+            yield from _differences(f"{prefix}{key}.", before, now)
+        elif before != now:
+            yield f"{prefix}{key}", before, now
 
 
 def _record_path(store: Path, number: int) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import csv
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -242,6 +243,9 @@ def _jsonl(path: Path) -> Iterator[Row]:
 def _csv(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", newline="") as lines:
         table = csv.DictReader(lines, strict=True, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+        twice = [name for name, count in collections.Counter(table.fieldnames or ()).items() if count > 1]
+        if twice:
+            raise ValueError(f"the first line names the column {twice[0]!r} twice")
         for row in table:
             if None in row or None in row.values():
                 found = len(row) - 1 + len(row[None]) if None in row else sum(v is not None for v in row.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from ditkit.base.errors import UserError
@@ -21,15 +20,12 @@ from ditkit.base.files import atomic_folder, write_json
 from ditkit.base.rng import generator
 from ditkit.base.tensors import save_tensors
 from ditkit.evaluate import task as tasks
+from ditkit.evaluate.fitting import BATCH, LEARNING_RATE, WEIGHT_DECAY, Halfway, fit
 from ditkit.evaluate.images import check_images, check_labels, fingerprint, to_float
 from ditkit.evaluate.networks.network import Taps
 from ditkit.evaluate.residual import WIDTHS, ResidualNet, build, multiply_adds
 from ditkit.evaluate.task import Task
 
-BATCH = 64
-LEARNING_RATE = 0.5
-"""Of a full batch; of a smaller one (data of fewer images) in proportion, as it would diverge."""
-WEIGHT_DECAY = 5e-4
 EPOCHS = 20
 """Passes over small data, beyond which held-out accuracy no longer rises."""
 WORK = 1.2e12
@@ -179,12 +175,14 @@ def train_classifier(
     steps: int | None = None,
     progress: bool = True,
     device: torch.device | str = "cpu",
+    halfway: Path | None = None,
 ) -> Classifier:
     """Trains a classifier on real images and measures it on those held out; the same seed gives the same weights.
 
-    images: uint8 (N, C, H, W), C of 1 or 3, any size. labels: int64 (N,) in 0..num_classes-1, or None: then it learns
+    images: uint8 (N, C, H, W), any size. labels: int64 (N,) in 0..num_classes-1, or None: then it learns
     a pretext (see ``task.pretext``). heldout: fraction that is never trained on, at most 10,000 images.
     steps: of 64 images each; by default from the data's size and the network's cost (see ``default_steps``).
+    halfway: a file that keeps what is done of it, from which the same call goes on after a kill.
     Raises UserError when images or labels are not as said, or are fewer than 8.
     """
     task = _check(images, labels, num_classes, heldout)
@@ -193,7 +191,11 @@ def train_classifier(
     C, H, W = images.shape[1:]
     net = build(C, H, W, task.outputs, generator(seed, "classifier.weights"))
     steps = default_steps(len(training), multiply_adds(net, C, H, W)) if steps is None else steps
-    _fit(net.to(device), task, images[training], targets[training], steps, seed, progress)
+    data = fingerprint(images, labels)
+    said = f"{data} {task.name} {task.outputs} {seed} {heldout} {steps} {_architecture(WIDTHS)} {_recipe()}"
+    kept = Halfway(halfway, said) if halfway else None
+    learned = (images[training], targets[training])
+    fit(net.to(device), task, *learned, steps=steps, seed=seed, progress=progress, halfway=kept)
     protocol = Protocol(
         architecture=_architecture(WIDTHS),
         task=task.name,
@@ -206,7 +208,7 @@ def train_classifier(
         seed=seed,
         recipe=_recipe(),
         steps=steps,
-        data=fingerprint(images, labels),
+        data=data,
         heldout_accuracy=0.0,
         heldout_samples=len(testing),
         hash=weights_hash(net),
@@ -230,6 +232,7 @@ def cached_classifier(
     """The classifier saved in ``folder`` if it fits; else trains one and saves it there.
 
     It fits when data, seed, architecture and training recipe are the same. A damaged or stale one is replaced.
+    A training that was killed goes on where it was, with the same weights in the end.
     Arguments and errors as ``train_classifier``.
     """
     classes = None if labels is None else num_classes
@@ -243,8 +246,12 @@ def cached_classifier(
         if (p.data, p.seed, p.architecture, p.recipe, p.num_classes) == wanted:
             found.net.to(device)
             return found
-    trained = train_classifier(images, labels, num_classes=num_classes, seed=seed, progress=progress, device=device)
+    halfway = Path(folder).with_name(f".{Path(folder).name}.safetensors")
+    trained = train_classifier(
+        images, labels, num_classes=num_classes, seed=seed, progress=progress, device=device, halfway=halfway
+    )
     trained.save(folder)
+    halfway.unlink(missing_ok=True)
     return trained
 
 
@@ -305,56 +312,3 @@ def _check(images: Tensor, labels: Tensor | None, num_classes: int | None, heldo
         )
     check_labels("real images", images, labels, num_classes)
     return tasks.classes(num_classes)
-
-
-def _fit(net: ResidualNet, task: Task, images: Tensor, targets: Tensor, steps: int, seed: int, progress: bool) -> None:
-    """SGD with Nesterov momentum, the rate rising linearly for a fifth of the steps and falling linearly to zero."""
-    decayed = [p for p in net.parameters() if p.ndim > 1]
-    plain = [p for p in net.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.SGD(groups, lr=LEARNING_RATE, momentum=0.9, nesterov=True)
-    device = net.head.weight.device
-    full = LEARNING_RATE * min(BATCH, len(images)) / BATCH
-    net.train()
-    bar = tqdm(
-        _batches(len(images), steps, seed), "classifier", total=steps, delay=2, disable=not progress, leave=False
-    )
-    for step, rows in enumerate(bar):
-        rate = full * min((step + 1) / (0.2 * steps), (steps - step) / (0.8 * steps))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        draws = generator(seed, "classifier.step", step)
-        shown, answers = task.draw(images[rows], targets[rows], draws)
-        x = to_float(shift(shown, draws).to(device)).contiguous(memory_format=torch.channels_last)
-        loss = F.cross_entropy(net(x)[1], answers.to(device), label_smoothing=0.1)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if step % 20 == 0:
-            bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-
-
-def _batches(n: int, steps: int, seed: int) -> Iterator[Tensor]:
-    """``steps`` batches of rows; every pass is a new order of all rows."""
-    size = min(BATCH, n)
-    per_epoch = n // size
-    order = torch.empty(0)
-    for step in range(steps):
-        epoch, k = divmod(step, per_epoch)
-        if k == 0:
-            order = torch.randperm(n, generator=generator(seed, "classifier.order", epoch))
-        yield order[k * size : (k + 1) * size]
-
-
-def shift(images: Tensor, draws: torch.Generator) -> Tensor:
-    """Each image (B, C, H, W) moved by up to an eighth of its height and width, its border pixels repeated."""
-    B, C, H, W = images.shape
-    rows = _moved(B, H, draws)[:, None, :, None].expand(B, C, H, W)
-    columns = _moved(B, W, draws)[:, None, None, :].expand(B, C, H, W)
-    return images.gather(2, rows).gather(3, columns)
-
-
-def _moved(batch: int, size: int, draws: torch.Generator) -> Tensor:
-    """Positions (batch, size) of an axis moved by up to size // 8 either way."""
-    by = torch.randint(-(size // 8), size // 8 + 1, (batch, 1), generator=draws)
-    return (torch.arange(size) + by).clamp(0, size - 1)

@@ -11,7 +11,7 @@ from ditkit.base.errors import UserError
 
 
 def check_images(what: str, images: Tensor) -> None:
-    """Raises UserError unless ``images`` is uint8 (N, C, H, W) with N >= 1 and C of 1 (grey) or 3 (RGB).
+    """Raises UserError unless ``images`` is uint8 (N, C, H, W) with N >= 1; C: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA.
 
     ``what`` names them in the message ("samples", "reference images").
     """
@@ -19,9 +19,9 @@ def check_images(what: str, images: Tensor) -> None:
         raise UserError(
             f"{what} are {images.dtype}{_range(images)}, expected torch.uint8 with values 0..255: {_convert(images)}"
         )
-    if images.ndim != 4 or images.shape[1] not in (1, 3):
+    if images.ndim != 4 or not 1 <= images.shape[1] <= 4:
         raise UserError(
-            f"{what} have shape {tuple(images.shape)}, expected (N, C, H, W) with C of 1 or 3: permute them"
+            f"{what} have shape {tuple(images.shape)}, expected (N, C, H, W) with C of 1 to 4: permute them"
         )
     if images.numel() == 0:
         raise UserError(f"{what} have shape {tuple(images.shape)}, expected at least one image with at least one pixel")

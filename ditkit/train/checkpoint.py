@@ -3,6 +3,7 @@
     step-0001000/
         weights.safetensors     the network
         ema.safetensors         its moving average, the one to sample from
+        ema-0.99.safetensors    ... of another decay, where the run keeps several
         optimizer.safetensors   AdamW's moments, by parameter name
         meter.safetensors       what was measured since the log's last record
         manifest.json           step, what the model is, and size and SHA-256 of each file
@@ -48,6 +49,22 @@ class Checkpoint:
             return load_file(path)
         except (OSError, SafetensorError) as error:
             raise UserError(f"checkpoint file {path} cannot be read ({error}): {_REMEDY}") from None
+
+    def weights(self, name: str) -> dict[str, Tensor]:
+        """The tensors of the network or of one of its averages, on the CPU. UserError, naming them, if it is none."""
+        return self.tensors(weights_file(self.folder, name).stem)
+
+
+OTHER_FILES = {"optimizer", "meter", "task"}
+"""Of a checkpoint: they hold no weights."""
+
+
+def weights_file(folder: Path, name: str) -> Path:
+    """The file of a checkpoint's weights. UserError, naming those that there are, where it has none of this name."""
+    known = {p.stem: p for p in folder.glob("*.safetensors") if p.stem not in OTHER_FILES}
+    if name not in known:
+        raise UserError(f"checkpoint {folder} has no weights {name!r}: expected one of {', '.join(sorted(known))}")
+    return known[name]
 
 
 _REMEDY = "delete this checkpoint's folder to go on from the one before, or copy it anew"

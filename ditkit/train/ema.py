@@ -1,4 +1,4 @@
-"""Floor 4: the exponential moving average of the weights."""
+"""Floor 4: exponential moving averages of the weights, one or several lengths of them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,27 @@ import copy
 
 import torch
 from torch import Tensor, nn
+
+from ditkit.base.errors import UserError
+from ditkit.train.settings import LoopSettings
+
+MAIN = "ema"
+"""The name of the average that is sampled from unless another is asked for."""
+
+
+def decays(settings: LoopSettings) -> dict[str, float]:
+    """The decays of a run's moving averages by name: ema, and ema-0.99 and so on for those kept beside it.
+
+    Raises UserError for a decay that is kept twice.
+    """
+    main, also = settings.ema_decay, settings.ema_also
+    twice = [decay for k, decay in enumerate(also) if decay in (main, *also[:k])]
+    if twice:
+        raise UserError(
+            f"--train.ema-also {' '.join(map(str, also))}: the average of decay {twice[0]} is kept already "
+            f"(--train.ema-decay {main}); name each decay once"
+        )
+    return {MAIN: main, **{f"{MAIN}-{decay}": decay for decay in also}}
 
 
 def warmed(decay: float, step: int) -> float:

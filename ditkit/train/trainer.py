@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ditkit.nn.compiled import compiled
-from ditkit.train.ema import EMA, warmed
+from ditkit.train.ema import EMA, MAIN, decays, warmed
 from ditkit.train.meter import Meter, Totals
 from ditkit.train.optim import adamw, learning_rate, update
 from ditkit.train.settings import LoopSettings
@@ -43,20 +43,26 @@ class Hook:
 
 
 class Trainer(Generic[T]):
-    """A network in training: its moving average, its optimiser, how far it has come."""
+    """A network in training: its moving averages by name, its optimiser, how far it has come."""
 
     def __init__(self, task: T, settings: LoopSettings) -> None:
         """task: what is trained; its network is already on its device."""
         self.task, self.settings = task, settings
         self.net = task.net
         self.device = next(self.net.parameters()).device
-        self.ema = EMA(self.net)
+        self.decays = decays(settings)
+        self.averages = {name: EMA(self.net) for name in self.decays}
         self.optimizer = adamw(self.net, settings)
         self.step = 0
         self.seconds = 0.0
         self.lr = 0.0
         self.meter = Meter()
         self.stopping: str | None = None
+
+    @property
+    def ema(self) -> EMA:
+        """The moving average that samples are drawn from."""
+        return self.averages[MAIN]
 
     @property
     def progress(self) -> float:
@@ -112,7 +118,8 @@ class Trainer(Generic[T]):
             totals.add(loss, share)
         self.lr = learning_rate(s, self.step, self.progress)
         norm = update(self.optimizer, self.lr, s.clip)
-        self.ema.update(self.net, warmed(s.ema_decay, self.step))
+        for name, average in self.averages.items():
+            average.update(self.net, warmed(self.decays[name], self.step))
         self.step += 1
         return totals, norm
 

@@ -31,7 +31,7 @@ class What:
 
     what: Annotated[str, tyro.conf.Positional] = ""
     """A run's folder or checkpoint, a recipe's file or name, a preset (DiT-XL/2), an autoencoder (kl, vq, fast) or a
-    feature network (inception); it stands first. Of a preset, all but the model is as in the paper."""
+    feature network (inception, dinov2, clip); it stands first. Of a preset, all but the model is as in the paper."""
     depth: Annotated[int, Field(ge=0, lt=100)] = 2
     """Levels of modules below the network that are printed."""
     classes: Annotated[int, Field(ge=0, lt=2**31)] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,7 +11,7 @@ import tyro
 from pydantic.dataclasses import dataclass
 
 from ditkit.app.cli import parse
-from ditkit.app.names import SOURCES
+from ditkit.app.names import SOURCES, named
 from ditkit.app.recipe import Tile
 from ditkit.base.errors import UserError
 from ditkit.train.settings import STRICT, Positive
@@ -33,6 +34,10 @@ class Options:
     """Height and width in pixels that images are brought to; None: what most of them have."""
     channels: Literal[1, 2, 3, 4] | None = None
     """1 grey, 2 grey and alpha, 3 RGB, 4 RGBA; None: what the autoencoder takes."""
+    crop: Annotated[str, tyro.conf.arg(help_behavior_hint=named("crop"))] = "centre"
+    """How images are brought to that size (ditkit info crops); not random, of which a store would keep one."""
+    crop_options: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Options of the crop, such as margin 2."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """How the latents are kept; the halves take half the space."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -66,6 +71,8 @@ def main(args: Sequence[str]) -> int:
         autoencoder_scale=options.autoencoder_scale,
         size=options.size,
         channels=options.channels,
+        crop=options.crop,
+        crop_options=options.crop_options,
         dtype=options.dtype,
         precision=options.precision,
         tile=options.tile,

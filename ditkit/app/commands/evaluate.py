@@ -34,7 +34,7 @@ class Sweep:
     steps: tuple[str, ...] = ()
     """Numbers of steps, such as 10 25 50."""
     weights: tuple[str, ...] = ()
-    """Weights of the checkpoint: ema and weights, or the files of other averages in it."""
+    """Weights of the checkpoint: ema, averages of other decays that the run kept (ema-0.99), weights."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -66,7 +66,7 @@ class Options:
     scores: tuple[str, ...] | None = None
     """Scores, such as frechet_distance neighbourhoods; None: all that what is given allows."""
     weights: str = "ema"
-    """The moving average (ema), or the weights themselves (weights)."""
+    """The moving average (ema), another that the run kept (ema-0.99), or the weights themselves (weights)."""
     sweep: Sweep = dataclasses.field(default_factory=Sweep)
     out: Path | None = None
     """Folder for the results; None: the run's, or SAMPLES-evaluation beside the samples."""
@@ -107,12 +107,16 @@ def main(args: Sequence[str]) -> int:
 
 
 def _run(options: Options, place: str, workers: Workers) -> int:
+    import torch
+
     from ditkit.app import measuring
-    from ditkit.app.evaluating import Variants, checkpoint_file, evaluate_run
+    from ditkit.app.evaluating import Variants, evaluate_run
     from ditkit.app.likelihood import check_pixels
     from ditkit.app.run import check_sampling, load_model, located
     from ditkit.app.samples import Plan
+    from ditkit.evaluate.networks.network import as_rgb
     from ditkit.evaluate.suite import check_enough
+    from ditkit.train.checkpoint import weights_file
 
     run, step = located(place)
     if options.likelihood:
@@ -123,7 +127,7 @@ def _run(options: Options, place: str, workers: Workers) -> int:
     variants = Variants.of(plan, **dataclasses.asdict(options.sweep))
     for each in variants.plans:
         check_sampling(run.recipe, each.sampling)
-        checkpoint_file(step, each.weights)
+        weights_file(step, each.weights)
     sets = len(variants.plans) * options.repeats
     if options.npz is not None and sets > 1:
         raise UserError(f"--npz {options.npz} is one file for {sets} sets of samples: measure one at a time")
@@ -131,6 +135,8 @@ def _run(options: Options, place: str, workers: Workers) -> int:
     with working(options.out or run.folder, workers) as work:
         with workers.leader_first():
             model = load_model(run, step, device=device)
+            if options.npz is not None:
+                as_rgb(torch.empty(0, *model.shape))  # said before long work
             for scale in options.sweep.guidance or (options.how.guidance,):
                 dataclasses.replace(options.how, guidance=scale).check_classes(plan.sampling, model.classes)
             against = measuring.reference(model, options.reference, _space(options))

@@ -55,11 +55,13 @@ def _store(folder: Path) -> int:
     store = LatentStore(folder)
     plan, statistics = store.plan, store.manifest.statistics
     (height, width), (channels, *sides) = plan.preprocessing.size, plan.shape
+    made = plan.preprocessing
+    crop = " ".join([made.crop, *(f"{name} {value:g}" for name, value in made.crop_options.items())])
     extras = [word for word, there in (("labels", plan.labels), ("captions", plan.captions)) if there]
     _print(
         {
             "store": folder,
-            "images": f"{len(store):,} of {height}x{width}x{plan.preprocessing.channels}, and their mirror images",
+            "images": f"{len(store):,} of {height}x{width}x{made.channels} (crop {crop}), and their mirror images",
             "latents": f"{'x'.join(map(str, [*sides, channels]))} in {plan.dtype}, {len(store.manifest.rows)} shards",
             "autoencoder": f"{plan.autoencoder.identity} ({plan.autoencoder.spec}, in {plan.autoencoder.precision})",
             "published": f"(z - {plan.autoencoder.shift:g}) * {plan.autoencoder.scale:g}",

@@ -35,7 +35,8 @@ class Options:
     repeats: Positive = 1
     """Sets of so many samples, each with seeds of its own: then scores are means over them, with their errors."""
     batch_size: Positive | None = None
-    """Images drawn at a time; changes no image."""
+    """Images drawn at a time; None: as the protocol says. Changes no image, but for solvers of adaptive steps, within
+    their tolerance."""
     device: str | None = None
     """auto, cpu, cuda, ...; None: auto."""
     npz: Path | None = None

@@ -46,8 +46,8 @@ class How:
     """Autoguidance: a worse model to lead away from, another run's folder or an earlier checkpoint's."""
     guidance_weak_scale: float | None = None
     """Scale s in weak + s (model - weak); 1: none."""
-    guidance_weak_weights: Literal["ema", "weights"] | None = None
-    """The weak model's moving average, or its weights themselves."""
+    guidance_weak_weights: str | None = None
+    """The weak model's moving average (ema), another that its run kept (ema-0.99), or its weights (weights)."""
     guidance_classifier: str | None = None
     """The run of a classifier of noisy images that leads to the class."""
     guidance_classifier_scale: float | None = None
@@ -122,19 +122,22 @@ class Options:
     """Folder for the images; None: samples/seed-S in the run's folder."""
     num: Positive = 64
     """How many images."""
+    size: Positive | tuple[Positive, Positive] | None = None
+    """Height and width in pixels, for networks that take other sizes than they were trained on, such as DiT on buckets;
+    None: that of training."""
     classes: str | None = None
     """Classes to draw in turn, by number or name: 3,7 or cat,dog; None: all."""
     seed: int = 0
     """Seed of the first image; the next ones count up. An image depends on its seed, class and settings alone."""
     npz: bool = False
     """Also write samples.npz with arr_0 (N, H, W, C) uint8, and labels arr_1, as ADM's evaluator reads it."""
-    weights: Literal["ema", "weights"] = "ema"
-    """The moving average, or the weights themselves."""
+    weights: str = "ema"
+    """The moving average (ema), another that the run kept (ema-0.99), or the weights themselves (weights)."""
     device: str | None = None
     """auto, cpu, cuda, ...; None: the recipe's."""
     tile: Tile | None = None
     """Decode images of more latents a side than this in tiles, which takes less memory; None: as in the recipe."""
-    autoencoder_precision: Literal["float32", "bfloat16"] | None = None
+    autoencoder_precision: Literal[float32, bfloat16] | None = None
     """How the autoencoder computes in decoding; None: as in the recipe."""
     how: Annotated[How, tyro.conf.arg(name="")] = dataclasses.field(default_factory=How)
 
@@ -156,6 +159,8 @@ def main(args: Sequence[str]) -> int:
         data = dataclasses.replace(run.recipe.data, **given)
         run = dataclasses.replace(run, recipe=dataclasses.replace(run.recipe, data=data))
     model = load_model(run, device=options.device, weights=options.weights)
+    if options.size is not None:
+        model = model.sized(*(options.size if isinstance(options.size, tuple) else (options.size, options.size)))
     options.how.check_classes(sampling, model.classes)
     names = model.names(sampling)
     classes = parse_classes(options.classes, names) if options.classes is not None else range(len(names))
@@ -164,4 +169,6 @@ def main(args: Sequence[str]) -> int:
     images = model.draw(seeds, labels, sampling, progress="sampling")
     save_samples(out, images, seeds, labels, npz=options.npz)
     print(f"{options.num} images in {out} (grid.png shows them all)")
+    if list(model.shape) != model.facts["image_shape"] and run.recipe.data.buckets is None:
+        print("the model was trained on images of one size: those of others are seldom as good")
     return 0

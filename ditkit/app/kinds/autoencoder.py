@@ -50,6 +50,7 @@ class AutoencoderRuns:
 
     name = AutoencoderRecipe.kind
     recipe = AutoencoderRecipe
+    knows_classes = False
     evaluate = staticmethod(reconstructing.evaluate)
     report = staticmethod(reconstructing.report)
 

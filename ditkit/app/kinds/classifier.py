@@ -27,6 +27,7 @@ class ClassifierRuns:
 
     name = ClassifierRecipe.kind
     recipe = ClassifierRecipe
+    knows_classes = True
 
     def __init__(self, recipe: ClassifierRecipe) -> None:
         """Raises UserError for names and options that are none, and where the classes are left out."""
@@ -117,16 +118,16 @@ class Classifier:
 def load_classifier_run(
     folder: pathlib.Path | str, *, device: torch.device | str | None = None, weights: str = "ema"
 ) -> Classifier:
-    """The classifier of the run's newest checkpoint, its moving average unless weights is "weights".
+    """The classifier of the run's newest checkpoint, its moving average unless weights names another.
 
-    UserError when the folder is no run, or a run of something else.
+    UserError when the folder is no run, or a run of something else, and for weights that it does not have.
     """
     run = open_run(folder, ClassifierRecipe)
     found = open_checkpoint(checkpoint.latest(run.folder))
     where = build.device(str(device or run.recipe.train.device))
     check_autoencoder(run, build.autoencoder(run.recipe, where), found.about)
     net = build.classifier(run.recipe, found.about)
-    checkpoint.load_weights(net, found.tensors(weights), found.folder)
+    checkpoint.load_weights(net, found.weights(weights), found.folder)
     net.to(where).eval().requires_grad_(False)
     path, autocast = build.path(run.recipe.process), build.autocast(run.recipe.train.precision, where)
     return Classifier(run, found.step, found.about, net, path, autocast)

@@ -46,6 +46,7 @@ class DenoiserRuns:
 
     name = Recipe.kind
     recipe = Recipe
+    knows_classes = True
 
     def __init__(self, recipe: Recipe, against: Reference | None = None) -> None:
         """against: what it is measured against while it trains; None: its data, measured when they are needed.
@@ -78,11 +79,6 @@ class DenoiserRuns:
     def task(self, facts: dict[str, Any], images: Examples) -> Denoising:
         """See ``Kind``."""
         recipe = self.settings
-        if recipe.evaluate.every and (channels := facts["image_shape"][0]) % 2 == 0:
-            raise UserError(
-                f"images of channels {channels}, one of them alpha, cannot be measured: leave out --evaluate-every, or "
-                "take --data.channels 1 or 3"
-            )
         denoiser = build.denoiser(recipe, self.network(recipe, facts).to(self.device))
         self._check_guides(denoiser, facts)
         encode = build.encode(recipe, self.autoencoder)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ditkit.evaluate.networks.hub import HubModel, library, normalised
@@ -47,6 +47,25 @@ class CLIP:
     def load(cls, path: Path | str | None = None, device: torch.device | str = "cpu") -> CLIP:
         """From a folder of the hub's files; None: DITKIT_CLIP or the hub's cache."""
         return cls(MODEL.load("CLIPModel", path), MODEL.load("CLIPTokenizer", path), device)
+
+    @staticmethod
+    def outline() -> tuple[nn.Module, torch.Size]:
+        """What sees images, without numbers, on the meta device, and the shape of an image for it; no network of words.
+
+        UserError as ``load``.
+        """
+        transformers = MODEL.package()
+        config = transformers.CLIPVisionConfig(
+            hidden_size=1024,
+            intermediate_size=4096,
+            num_hidden_layers=24,
+            num_attention_heads=16,
+            image_size=SIZE,
+            patch_size=14,
+            projection_dim=768,
+        )
+        with torch.device("meta"):
+            return transformers.CLIPVisionModelWithProjection(config), torch.Size([1, 3, SIZE, SIZE])
 
     @torch.no_grad()
     def look(self, images: Tensor) -> Taps:

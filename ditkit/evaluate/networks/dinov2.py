@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ditkit.evaluate.networks.hub import HubModel, library, normalised
 from ditkit.evaluate.networks.network import NetworkProtocol, Taps, exact_float32
@@ -45,6 +45,16 @@ class DINOv2:
     def load(cls, path: Path | str | None = None, device: torch.device | str = "cpu") -> DINOv2:
         """From a folder of the hub's files; None: DITKIT_DINOV2 or the hub's cache."""
         return cls(MODEL.load("Dinov2Model", path), device)
+
+    @staticmethod
+    def outline() -> tuple[nn.Module, torch.Size]:
+        """The network without numbers, on the meta device, and the shape of an image for it. UserError as ``load``."""
+        transformers = MODEL.package()
+        config = transformers.Dinov2Config(
+            hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, image_size=518, patch_size=14
+        )
+        with torch.device("meta"):
+            return transformers.Dinov2Model(config), torch.Size([1, 3, SIZE, SIZE])
 
     @torch.no_grad()
     def look(self, images: Tensor) -> Taps:

@@ -36,13 +36,7 @@ class HubModel:
 
         Nothing is downloaded. Raises UserError where transformers or the weights are missing.
         """
-        try:
-            transformers = importlib.import_module("transformers")
-        except ImportError:
-            raise UserError(
-                f"the feature network {self.network!r} needs the package transformers: "
-                "install it with pip install 'ditkit[pretrained]'"
-            ) from None
+        transformers = self.package()
         given = path or os.environ.get(self.variable)
         if given and not expanded(given).is_dir():
             raise UserError(
@@ -59,6 +53,16 @@ class HubModel:
                 f"no usable weights for the feature network {self.network!r} ({' '.join(str(error).split())[:80]}): "
                 f"expected model.safetensors of {self.repository} in the hub's cache (hf download {self.repository}), "
                 f"or a folder with it and config.json in {self.variable}; {self.gives} need it, {WITHOUT}"
+            ) from None
+
+    def package(self) -> Any:
+        """The package transformers. UserError where it is not installed."""
+        try:
+            return importlib.import_module("transformers")
+        except ImportError:
+            raise UserError(
+                f"the feature network {self.network!r} needs the package transformers: "
+                "install it with pip install 'ditkit[pretrained]'"
             ) from None
 
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ditkit.base.errors import UserError
 from ditkit.base.registry import find, members
 
 PLACE = "ditkit.evaluate.networks"
@@ -62,7 +63,9 @@ class FeatureNetwork(Protocol):
     def num_classes(self) -> int | None: ...
 
     def look(self, images: Tensor) -> Taps:
-        """Taps, on the CPU, of uint8 images (B, C, H, W), C of 1 or 3, any size that the network takes."""
+        """Taps, on the CPU, of uint8 images (B, C, H, W), any size that the network takes; C of 1 or 3, or also with
+        alpha. Raises UserError for others.
+        """
         ...
 
 
@@ -95,7 +98,13 @@ def exact_float32() -> Iterator[None]:
 
 
 def as_rgb(images: Tensor) -> Tensor:
-    """Grey images (B, 1, H, W) with their channel three times; others as they are."""
+    """Images (B, C, H, W) of C = 1 with their channel three times, of 3 as they are. Raises UserError for others."""
+    if images.shape[1] not in (1, 3):
+        raise UserError(
+            f"images of {images.shape[1]} channels, one of them alpha, are not for evaluators and networks that know "
+            "RGB alone: expected 1 or 3 channels; measure them with --features self, which learns from them as they "
+            "are, or train with --data.channels 1 or 3"
+        )
     return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
 
 
