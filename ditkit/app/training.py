@@ -142,7 +142,7 @@ def _findable(recipe: T) -> T:
         guidance_weak=_absolute(found.sample.guidance_weak),
         guidance_classifier=_absolute(found.sample.guidance_classifier),
     )
-    return dataclasses.replace(found, sample=sample)
+    return dataclasses.replace(found, sample=sample)  # type: ignore[return-value]  (of its own class)
 
 
 def _absolute(place: str | None) -> str | None:

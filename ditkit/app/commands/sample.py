@@ -137,7 +137,7 @@ class Options:
     """auto, cpu, cuda, ...; None: the recipe's."""
     tile: Tile | None = None
     """Decode images of more latents a side than this in tiles, which takes less memory; None: as in the recipe."""
-    autoencoder_precision: Literal[float32, bfloat16] | None = None
+    autoencoder_precision: Literal["float32", "bfloat16"] | None = None
     """How the autoencoder computes in decoding; None: as in the recipe."""
     how: Annotated[How, tyro.conf.arg(name="")] = dataclasses.field(default_factory=How)
 
