@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ditkit.app.run import load_model, open_run
 from ditkit.app.samples import Plan, RunSamples
 from ditkit.base.errors import UserError
 from ditkit.condition import Condition
-from ditkit.convert.autoencoder import load_autoencoder
+from ditkit.convert.autoencoder import load_autoencoder, save_autoencoder
 from ditkit.convert.autoencoder_diffusers import DiffusersAutoencoder
 from ditkit.convert.autoencoder_scales import PUBLISHED, constants
 from ditkit.data import latents as reading
@@ -241,3 +242,13 @@ def test_dropping_a_condition_drops_its_text() -> None:
     assert null.text is not None
     assert not null.text.any()
     assert Condition().drop(torch.tensor([True])) == Condition()
+
+
+def test_another_autoencoder_put_into_a_store_does_not_decode(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "s")
+    made(train(tmp_path / "s", tmp_path / "r"))
+    own, other = tiny(**PLAIN), tiny(**(PLAIN | {"seed": 1}))
+    save_autoencoder(other, tmp_path / "s" / "autoencoder")  # of the same size, as the manifest says it
+    said = ditkit("sample", tmp_path / "r", "--num", 1, "--out", tmp_path / "drawn")
+    refused(said, tmp_path / "s", own.identity, other.identity)
+    assert not (tmp_path / "drawn").exists()
