@@ -1,12 +1,14 @@
 """Floor 1: guidance maps a denoiser to a denoiser.
 
-x0, eps and every other row are linear in one another at given (x_t, t), so guiding (x0, eps) guides them all.
+x0, eps and every other row are linear in one another at given (x_t, t), so guiding (x0, eps) guides them all. The name
+of a method is that of the setting of a recipe's sampling that asks for it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -45,6 +47,8 @@ class ClassifierFree:
     against: what to lead away from, a negative condition; None: the learned null. rescale: phi of ``rescaled``.
     Raises UserError where rescale is outside [0, 1].
     """
+
+    name: ClassVar[str] = "guidance"
 
     denoiser: Denoiser
     scale: float
@@ -87,6 +91,8 @@ class AutoGuided:
     UserError where their paths differ.
     """
 
+    name: ClassVar[str] = "guidance_weak"
+
     strong: Denoise
     weak: Denoise
     scale: float
@@ -109,6 +115,8 @@ class ClassifierGuided:
 
     gradient: (x (B, C, ...), t) -> w grad_x log p(y | x_t), of a classifier trained on noisy images, scaled by w.
     """
+
+    name: ClassVar[str] = "guidance_classifier"
 
     denoise: Denoise
     gradient: Callable[[Tensor, Tensor], Tensor]
@@ -160,6 +168,8 @@ class Interval:
 
     Called with one time t () for all samples. Raises UserError unless 0 <= low <= high <= 1.
     """
+
+    name: ClassVar[str] = "guidance_interval"
 
     guided: Denoise
     plain: Denoise

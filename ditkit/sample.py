@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ditkit.base import rng
-from ditkit.base.errors import DivergedError, NotFiniteError
+from ditkit.base.errors import DivergedError, NotFiniteError, UserError, at_least_one
 from ditkit.condition import Condition
 from ditkit.process.denoiser import Conditional, Denoise
 from ditkit.process.path import over
@@ -39,8 +39,9 @@ def trajectory(
     """The states of one batch from ts[0] to ts[-1]; x has len(seeds) rows.
 
     condition: of the rows, in order. shape: (C, H, W). solver: one of ditkit.solvers, its options bound.
-    DivergedError: a state that is not finite, with the step and the seed of its sample.
+    UserError: no seeds. DivergedError: a state that is not finite, with the step and the seed of its sample.
     """
+    _check_seeds(seeds)
     real = len(seeds)
     padded = [*seeds, *[seeds[-1]] * (-real % ROWS)]
     rows = torch.arange(len(padded)).clamp(max=real - 1)
@@ -58,6 +59,11 @@ def trajectory(
             step += 1
     except NotFiniteError as error:
         raise DivergedError(f"step {step}: the sample of seed {padded[error.row]} {error.said}") from None
+
+
+def _check_seeds(seeds: Sequence[int]) -> None:
+    if not len(seeds):
+        raise UserError(f"seeds {seeds!r}: expected at least one, as there is an image for each; range(8) draws 8")
 
 
 def _check_finite(state: State) -> None:
@@ -83,9 +89,11 @@ def sample(
     """Samples, (len(seeds), C, H, W) float32 on the CPU; row i depends on seeds[i] and its condition alone.
 
     progress: the progress bar's label, None for none. how: solver, guide and device, as in ``trajectory``.
-    DivergedError: see ``trajectory``.
+    UserError: no seeds; a batch size below 1. DivergedError: see ``trajectory``.
     """
     done = []
+    _check_seeds(seeds)
+    batch_size = at_least_one("batch_size", batch_size)
     total = len(seeds) * (len(ts) - 1)
     with tqdm(total=total, desc=progress, unit="image step", unit_scale=True, disable=progress is None) as bar:
         for i in range(0, len(seeds), batch_size):

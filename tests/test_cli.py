@@ -21,7 +21,7 @@ from PIL import Image
 
 from ditkit import __version__
 from ditkit.app import build, measuring, training
-from ditkit.app.cli import commands
+from ditkit.app.cli import commands, load
 from ditkit.app.recipe import Measuring, Sampling
 from ditkit.app.recipe_files import load_recipe
 from ditkit.app.run import load_model, open_run
@@ -61,6 +61,32 @@ def test_help_answers_at_once_without_anything_heavy() -> None:
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
     assert all(command in done.stdout for command in COMMANDS)
     assert min(seconds) < 0.5
+
+
+HEAVY = ("torch._dynamo", "sympy", "sklearn", "scipy", "pandas", "matplotlib", "transformers", "datasets", "pyarrow")
+
+
+def test_light_commands_import_nothing_heavy(run: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys, ditkit.app.cli as cli\n"
+        f"for args in (['info', 'solvers'], ['info', 'guidance'], ['sample', {str(run)!r}, '--num', '1', '--out', "
+        f"{str(tmp_path / 'out')!r}]):\n"
+        "    try: cli.main(args)\n"
+        "    except SystemExit as stop: assert not stop.code\n"
+        f"    assert not [name for name in {HEAVY} if name in sys.modules], args"
+    )
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("seconds", [0, 0.5])
+def test_a_long_wait_for_pytorch_is_told(
+    seconds: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ditkit.app.cli._PATIENCE", 0.1)
+    monkeypatch.setattr("ditkit.app.cli.importlib.import_module", lambda name: time.sleep(seconds))
+    load("info")
+    assert capsys.readouterr().err == ("ditkit info: loading PyTorch\n" if seconds else "")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

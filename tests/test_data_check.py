@@ -49,6 +49,7 @@ def test_workers_change_nothing(pile, monkeypatch):
     monkeypatch.setattr("ditkit.data.check._CHUNK", 2)
     one, three = checked(pile, workers=1), checked(pile, workers=3)
     assert (one.good, one.mean, one.sizes) == (three.good, three.mean, three.sizes)
+    assert one.good == list(range(12))
 
 
 def bomb(path):
@@ -154,6 +155,30 @@ def test_near_duplicates_are_those_that_all_pairs_would_give():
     assert len(expected) > 60
     assert duplicates.near(thumbnails, progress=False) == expected
     assert duplicates.near(thumbnails[:0], progress=False) == []
+
+
+def test_near_duplicates_are_named_rightly_behind_broken_files_and_exact_ones(pile):
+    (pile / "cat/000.png").write_text("no picture")
+    scene(48, 40, seed=0).save(pile / "cat/001.png")
+    scene(48, 40, seed=5).save(pile / "dog/anew.jpg", quality=75)
+    found = checked(pile)
+    assert [named(found, group) for group in found.same] == [["cat/00.png", "cat/001.png"]]
+    assert [named(found, group) for group in found.alike] == [["dog/05.png", "dog/anew.jpg"]]
+
+
+def test_a_paler_picture_is_no_duplicate_though_its_hash_is_the_same(pile):
+    pale = scene(48, 40, seed=5).point(lambda value: 64 + value // 2)
+    pale.save(pile / "dog/pale.png")
+    both = [np.asarray(image.convert("L").resize((16, 16), Image.Resampling.BOX)) for image in (scene(48, 40, 5), pale)]
+    one, other = duplicates.perceptual_hash(np.stack(both))
+    assert bin(int(one ^ other)).count("1") <= duplicates.BITS
+    assert checked(pile).alike == []
+
+
+def test_large_pictures_are_shrunk_on_the_contact_sheet(tmp_path):
+    for i in range(3):
+        scene(400, 300, seed=i).save(tmp_path / f"{i}.png")
+    assert contact_sheet(checked(tmp_path)).size == (3 * 98 - 2, 72)
 
 
 def test_the_contact_sheet_has_a_row_for_each_class(pile):

@@ -85,6 +85,7 @@ def test_grey_among_coloured_is_repeated(tmp_path):
     assert images.notes == ["1 of 2 images were grey and repeated to 3 channels"]
     grey = load(tmp_path, channels=1)
     assert grey.images[:, :, 0, 0].tolist() == [[90], [27]]
+    assert torch.equal(load(tmp_path, memory=0).get(torch.arange(2)), images.images)
     assert grey.notes == ["1 of 2 images were coloured and turned to grey"]
 
 
@@ -142,6 +143,10 @@ def test_more_bad_pictures_are_an_error_that_names_them(tmp_path, spoiled, memor
 def test_all_bad_is_an_error(tmp_path):
     (tmp_path / "1.png").write_text("no picture")
     with pytest.raises(UserError, match="1 of 1 images do not decode"):
+        load(tmp_path)
+    for i in range(2, 5):
+        (tmp_path / f"{i}.png").write_text("no picture")
+    with pytest.raises(UserError, match=r"4 of 4 images .*1\.png .*2\.png .*3\.png \([^)]*\); \.\.\.; replace"):
         load(tmp_path)
 
 

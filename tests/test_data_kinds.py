@@ -73,6 +73,7 @@ def everything(tmp_path):
     fill(tmp_path / "folder", classed)
     fill(tmp_path / "table", {**classed, "metadata.jsonl": '{"file_name": "cat/1.png"}\n'})
     fill(tmp_path / "loose", {"a.png": 1, "t.csv": "file,label\na.png,x\n"})
+    fill(tmp_path / "classed", {**classed, "backup.tar": ""})
     (tmp_path / "shards").mkdir()
     tarred(tmp_path / "shards/a-00.tar", {"1.png": 1})
     fill(tmp_path / "saved", {"dataset_info.json": "{}", "state.json": "{}", "x.arrow": ""})
@@ -88,6 +89,7 @@ def everything(tmp_path):
         str(tmp_path / "parquet"): "HuggingFace",
         str(tmp_path / "folder"): "Folder",
         str(tmp_path / "loose"): "Folder",
+        str(tmp_path / "classed"): "Folder",
         str(tmp_path / "table"): "Table",
         str(tmp_path / "loose/t.csv"): "Table",
         str(tmp_path / "shards"): "Shards",
@@ -213,6 +215,13 @@ def test_a_zip_of_more_entries_than_16_bits_count_is_read(tmp_path):
     source = open_source(str(tmp_path / "a.zip"))
     assert len(source) == 2**16 + 5
     assert source.name(2**16) == f"{2**16}.png"
+
+
+def test_names_in_a_zip_are_in_its_old_code_page_unless_it_says_utf_8(tmp_path):
+    zipped(tmp_path / "a.zip", {"A/1.png": 1, "ü/2.png": 2})
+    content = (tmp_path / "a.zip").read_bytes()
+    (tmp_path / "a.zip").write_bytes(content.replace(b"A/1.png", b"\x8e/1.png"))
+    assert open_source(tmp_path / "a.zip").classes == ("Ä", "ü")
 
 
 def test_a_broken_entry_of_a_zip_is_one_bad_picture(tmp_path):

@@ -184,6 +184,65 @@ def test_tables_that_are_refused(tmp_path, monkeypatch, name, content, expected)
     assert expected in refusal(tmp_path / name)
 
 
+@pytest.fixture
+def fake_parquet(monkeypatch):
+    """As much of pyarrow as is read: a file's rows are JSON, two to a batch."""
+
+    class InvalidError(ValueError):
+        pass
+
+    class ParquetFile:
+        def __init__(self, path):
+            text = path.read_text()
+            if not text.startswith("["):
+                raise InvalidError(
+                    "Parquet magic bytes not found in footer.\nEither the file is corrupted or no parquet file"
+                )
+            self.rows = json.loads(text)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def iter_batches(self):
+            for start in range(0, len(self.rows), 2):
+                yield types.SimpleNamespace(to_pylist=lambda start=start: self.rows[start : start + 2])
+
+    parquet = types.ModuleType("pyarrow.parquet")
+    parquet.ParquetFile = ParquetFile
+    module = types.ModuleType("pyarrow")
+    module.ArrowInvalid, module.parquet = InvalidError, parquet
+    monkeypatch.setitem(sys.modules, "pyarrow", module)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", parquet)
+
+
+def test_a_table_of_parquet(fake_parquet, tmp_path):
+    rows = [{"file_name": f"{i}.png", "label": f"c{i % 2}", "text": "a" * i or None} for i in range(5)]
+    fill(tmp_path, {**{f"{i}.png": i for i in range(5)}, "metadata.parquet": json.dumps(rows)})
+    for spec in (tmp_path, tmp_path / "metadata.parquet"):
+        source = open_source(spec)
+        assert shades(source) == [0, 1, 2, 3, 4]
+        assert source.classes == ("c0", "c1")
+        assert source.labels.tolist() == [0, 1, 0, 1, 0]
+        assert list(source.captions) == ["", "a", "aa", "aaa", "aaaa"]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("PAR1", "cannot be read (Parquet magic bytes not found in footer. Either"),
+        ('[{"picture": "a.png"}]', "has the columns 'picture': expected one of files"),
+        ('[{"image": {"bytes": "x"}}]', "row 1 holds the picture itself: expected the name of a file"),
+        ("[]", "is empty"),
+    ],
+)
+def test_tables_of_parquet_that_are_refused(fake_parquet, tmp_path, content, expected):
+    fill(tmp_path, {"t.parquet": content})
+    assert expected in refusal(tmp_path / "t.parquet")
+
+
 def test_a_file_may_come_again_with_another_caption(tmp_path):
     rows = [("1.png", "one"), ("1.png", "uno")]
     assert list(open_source(table(tmp_path, "a.csv", rows, ["file", "text"])).captions) == ["one", "uno"]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ditkit.app import likelihood, measuring, references
 from ditkit.app.evaluating import comparison
@@ -233,6 +234,24 @@ def test_written_samples_are_measured_to_the_same_numbers(copied: Path, pets: Pa
         assert files[key]["value"] == pytest.approx(ours[key]["value"], rel=1e-4, abs=1e-6), key
     made(ditkit("evaluate", file, "--reference", pets))
     assert read(tmp_path / "samples-evaluation")["frechet_distance"]["samples"] == NUM
+
+
+def test_a_folder_of_samples_is_measured_without_its_sheet(copied: Path, pets: Path, tmp_path: Path) -> None:
+    folder, out = tmp_path / "drawn", tmp_path / "out"
+    made(ditkit("sample", copied, "--num", 30, "--out", folder))
+    said = made(ditkit("evaluate", folder, "--reference", pets, "--out", out))
+    assert "grid.png" in said.out
+    assert read(out)["protocol"]["samples"] == 30
+    Image.new("L", (9, 8)).save(folder / "other.png")
+    refused = ditkit("evaluate", folder, "--reference", pets, "--out", out)
+    assert_refused(refused, "different sizes", "30 of 8x8", "1 of 8x9")
+
+
+def test_classes_that_the_run_does_not_know_are_said_before_anything_is_measured(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "reference", None)
+    assert_refused(ditkit("evaluate", copied, "--guidance-negative", "cow", "--guidance", 2), "unknown class 'cow'")
 
 
 def test_statistics_and_images_in_one_file_as_adm_has_them(

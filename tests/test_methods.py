@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import re
@@ -10,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from ditkit.app import build, listing, names
-from ditkit.app.recipe import AutoencoderRecipe, Recipe
+from ditkit.app import build, guiding, listing, names
+from ditkit.app.recipe import AutoencoderRecipe, Recipe, Sampling
 from ditkit.base import registry
 from ditkit.process.langevin import FORMS
 from ditkit.solvers.sde import LAST_STEPS
@@ -140,6 +141,17 @@ def test_info_lists_every_method_with_its_options_and_defaults(kind: str) -> Non
     if "." in flag[1]:
         group, leaf = flag[1].split(".")
         assert any(hasattr(getattr(recipe, group, None), leaf) for recipe in (Recipe(), AutoencoderRecipe()))
+
+
+def test_info_lists_every_way_to_guide_with_its_options() -> None:
+    said = made(ditkit("info", "guidance")).out
+    assert re.search(
+        r"(?m)^guidance_interval\n    Guidance only at times .*\n    options: --guidance-interval 0.0 1.0$", said
+    )
+    asked = [f.name for f in dataclasses.fields(Sampling) if f.name.startswith("guidance")]
+    taken = re.findall(r"--(guidance\S*) ", said)
+    assert sorted(taken) == sorted(name.replace("_", "-") for name in asked)  # each once
+    assert guiding.known().keys() <= set(asked)
 
 
 def test_info_of_a_solver_says_its_defaults() -> None:

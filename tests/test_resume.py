@@ -66,6 +66,9 @@ def test_killed_before_the_first_checkpoint_begins_anew(trial: Trial, pets: Path
     assert_same_tensors(weights(tmp_path / "r"), weights(tmp_path / "whole"))
 
 
+DRAWING = "ditkit.app.pictures.png_bytes"
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_signals_stop_after_the_step_with_a_checkpoint(trial: Trial, name: str, pets: Path, tmp_path: Path) -> None:
     made(train(pets, tmp_path / "whole", *LONG))
@@ -80,6 +83,30 @@ def test_signals_stop_after_the_step_with_a_checkpoint(trial: Trial, name: str, 
     made(ditkit("train", "--resume", run))
     assert losses(run) == losses(tmp_path / "whole")
     assert_same_tensors(weights(run), weights(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_after_the_training_says_what_is_missing(trial: Trial, name: str, pets: Path, tmp_path: Path) -> None:
+    run, last = tmp_path / "r", ["--train.sample-every", 9, "--sample.steps", 2]
+    made(train(pets, tmp_path / "whole", *last))
+    drawing = trial(["train", "--data", pets, "--out", run, *TINY, *last], at=[DRAWING, 1], signal=name)
+    assert drawing["code"] == 130
+    assert "training is complete; making the last samples" in drawing["err"]
+    said = f"stopped by {name}; the training is complete, this makes the last samples: ditkit train --resume {run}\n"
+    assert drawing["err"].endswith(said)
+    assert not [*run.glob("samples/*")]
+    made(ditkit("train", "--resume", run))
+    picture = "samples/step-0000004.png"
+    assert (run / picture).read_bytes() == (tmp_path / "whole" / picture).read_bytes()
+
+
+def test_a_signal_in_the_last_step_stops_before_the_last_samples(trial: Trial, pets: Path, tmp_path: Path) -> None:
+    start = ["train", "--data", pets, "--out", tmp_path / "r", *TINY]
+    with_samples = trial([*start, "--train.sample-every", 9], at=["ditkit.train.trainer.update", 4], signal="SIGTERM")
+    assert with_samples["code"] == 130
+    assert "the training is complete, this makes the last samples: " in with_samples["err"]
+    start[4] = tmp_path / "s"
+    assert trial(start, at=["ditkit.train.trainer.update", 4], signal="SIGTERM")["code"] == 0  # nothing is missing
 
 
 def test_a_real_process_is_stopped_and_goes_on(pets: Path, tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import importlib
 import io
 import os
 import re
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,14 +51,19 @@ def usage() -> str:
 
 
 def parse(kind: type[T], command: str, args: Sequence[str], *, default: Any = None) -> T:
-    """The command's arguments as a typed object; UserError in one line when they do not fit."""
+    """The command's arguments as a typed object; UserError in one line when they do not fit.
+
+    Where they do, PyTorch is loaded, which every command works with: the wait is told here, before any work begins.
+    """
     import tyro
     from pydantic import ValidationError
 
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, prog=f"ditkit {command}", args=list(args), default=default)
+            options = tyro.cli(kind, prog=f"ditkit {command}", args=list(args), default=default)
+        load(command)
+        return options
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -65,6 +72,21 @@ def parse(kind: type[T], command: str, args: Sequence[str], *, default: Any = No
         first = error.errors()[0]
         wrong = f"{_flag(str(first['loc'][0]), args)} {first['input']!r}: {first['msg']}"
     raise UserError(f"{wrong.replace('Input should be', 'expected')} (see ditkit {command} --help)")
+
+
+_PATIENCE = 1.0
+"""Seconds of loading that pass without a word."""
+
+
+def load(command: str) -> None:
+    """Loads PyTorch, with a word where that takes long."""
+    timer = threading.Timer(_PATIENCE, lambda: print(f"ditkit {command}: loading PyTorch", file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        importlib.import_module("torch")
+    finally:
+        timer.cancel()
 
 
 _BEHIND = "Perhaps you meant:|Argument helptext:|For further information|For full helptext"
@@ -141,8 +163,6 @@ def _prepare_streams() -> None:
 
 
 def _run(args: Sequence[str]) -> int:
-    import importlib
-
     if not args or args[0] in ("-h", "--help"):
         print(usage())
         return 0 if args else 2

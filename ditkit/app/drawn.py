@@ -11,6 +11,9 @@ from torch import Tensor
 from ditkit.app.pictures import enlarged, grid
 from ditkit.base.files import atomic_folder
 
+SHEET = "grid.png"
+"""Of all images of a folder, beside them."""
+
 
 def save_samples(out: Path, images: Tensor, seeds: Sequence[int], labels: Tensor | None, *, npz: bool = False) -> None:
     """Writes the folder ``out``: images (N, C, H, W) uint8 as PNG files named by seed and label, and grid.png,
@@ -27,7 +30,7 @@ def save_samples(out: Path, images: Tensor, seeds: Sequence[int], labels: Tensor
         for name, image in zip(names, images, strict=True):
             grid(image[None], 1, background=0).save(folder / f"{name}.png")
         every = grid(images, _columns(len(images), classes), background=255)
-        enlarged(every, max(images.shape[2:])).save(folder / "grid.png")
+        enlarged(every, max(images.shape[2:])).save(folder / SHEET)
         if npz:
             _write_npz(folder / "samples.npz", images, labels)
 

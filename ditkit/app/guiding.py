@@ -10,12 +10,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ditkit.app.classes import parse_classes
 from ditkit.app.recipe import Sampling
+from ditkit.base import registry
 from ditkit.base.errors import UserError
 from ditkit.condition import Condition
 from ditkit.guidance import AutoGuided, ClassifierFree, ClassifierGuided, Interval, classifier_gradient
@@ -56,6 +58,17 @@ class Guides:
 
     weak: Led | None = None
     classifier: NoisyClassifier | None = None
+
+
+def known() -> dict[str, Any]:
+    """Every way to guide, by the sampling setting that asks for it: guidance, guidance_weak, ..."""
+    return registry.members("ditkit.guidance", lambda value: isinstance(value, type) and hasattr(value, "name"))
+
+
+def settings(name: str) -> dict[str, Any]:
+    """The sampling settings of a way to guide, and their defaults: those whose longest beginning is its name."""
+    found = {f.name: f.default for f in dataclasses.fields(Sampling) if f.name.startswith("guidance")}
+    return {k: v for k, v in found.items() if max((n for n in known() if k.startswith(n)), key=len) == name}
 
 
 def names(classes: Sequence[str], guides: Guides) -> Sequence[str]:

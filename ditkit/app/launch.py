@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 from pydantic.dataclasses import dataclass
@@ -17,6 +17,9 @@ from ditkit.app.recipe import AnyRecipe
 from ditkit.app.recipe_files import R, load_recipe
 from ditkit.base.errors import UserError
 from ditkit.train.settings import STRICT
+
+if TYPE_CHECKING:
+    from ditkit.app.training import Stopped
 
 T = TypeVar("T")
 
@@ -51,9 +54,14 @@ def launch(command: str, kind: type[Any], recipe: type[AnyRecipe], args: Sequenc
             raise UserError("--out is missing: expected the run's new folder, such as --out runs/first")
         stopped = training.start(recipe_in(options, recipe), options.out)
     if stopped:
-        run = options.resume or options.out
-        print(f"stopped by {stopped}; nothing is lost, go on with: ditkit train --resume {run}", file=sys.stderr)
+        print(_farewell(stopped, f"ditkit {command} --resume {options.resume or options.out}"), file=sys.stderr)
     return 130 if stopped else 0
+
+
+def _farewell(stopped: Stopped, again: str) -> str:
+    if stopped.missing:
+        return f"stopped by {stopped.signal}; the training is complete, this makes the last {stopped.missing}: {again}"
+    return f"stopped by {stopped.signal}; nothing is lost, go on with: {again}"
 
 
 def over_recipe(command: str, kind: type[T], recipe: type[AnyRecipe], args: Sequence[str]) -> T:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ditkit.app import build
+from ditkit.app import build, guiding
 from ditkit.app.reproduction.protocol import summaries
 from ditkit.base import registry
 from ditkit.base.errors import nearest
@@ -17,13 +18,27 @@ from ditkit.process import langevin
 _PLURALS = {kind: f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s" for kind in build.KINDS}
 _GROUPS = {"backbone": "model.", "autoencoder": "network.", "solver": "", "grid": "", "crop": "data."}
 
-LISTED: dict[str, tuple[Callable[[], Mapping[str, Any]], str]] = {
-    **{_PLURALS[k]: (functools.partial(build.known, k), f"--{_GROUPS.get(k, 'process.')}{k}") for k in build.KINDS},
-    "protocols": (summaries, "ditkit reproduce"),
-    "weights": (weights.known, "--process.objective-options weight"),
-    "forms": (lambda: langevin.FORMS, "--solver euler_maruyama --solver-options w"),
+
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    """The methods of a kind by name, what takes their names, and what the options of one are, by name and method."""
+
+    methods: Callable[[], Mapping[str, Any]]
+    taken_by: str
+    options: Callable[[str, Any], str] = lambda _, method: _options(method)
+
+
+LISTED: dict[str, Listed] = {
+    **{
+        _PLURALS[k]: Listed(functools.partial(build.known, k), f"--{_GROUPS.get(k, 'process.')}{k} NAME")
+        for k in build.KINDS
+    },
+    "guidance": Listed(guiding.known, "ditkit sample, under the options", lambda name, _: _flags(name)),
+    "protocols": Listed(summaries, "ditkit reproduce NAME"),
+    "weights": Listed(weights.known, "--process.objective-options weight NAME"),
+    "forms": Listed(lambda: langevin.FORMS, "--solver euler_maruyama --solver-options w NAME"),
 }
-"""What ``ditkit info`` lists, by its name: the methods, and the option that takes their names."""
+"""What ``ditkit info`` lists, by its name."""
 
 
 def is_listed(word: str) -> bool:
@@ -46,10 +61,10 @@ def listing(word: str) -> str:
 
     word: as for ``is_listed``.
     """
-    methods, option = LISTED[_kind(word)]
-    lines = [f"{_kind(word)}, for {option} NAME:"]
-    for name, method in methods().items():
-        lines += ["", name, *(f"    {line}" for line in (_summary(method), _options(method)) if line)]
+    kind = LISTED[_kind(word)]
+    lines = [f"{_kind(word)}, for {kind.taken_by}:"]
+    for name, method in kind.methods().items():
+        lines += ["", name, *(f"    {line}" for line in (_summary(method), kind.options(name, method)) if line)]
     return "\n".join(lines)
 
 
@@ -65,9 +80,16 @@ def _options(method: Any) -> str:
     return f"options: {', '.join(given)}" if given else ""
 
 
+def _flags(guidance: str) -> str:
+    given = {name.replace("_", "-"): default for name, default in guiding.settings(guidance).items()}
+    return f"options: {', '.join(f'--{name} {_shown(default)}' for name, default in given.items())}"
+
+
 _PLAIN = (str, int, float, type(None))
 """What an option may be given as on the command line; others are for Python."""
 
 
 def _shown(default: Any) -> str:
+    if isinstance(default, tuple):
+        return " ".join(map(_shown, default))
     return "(none)" if default is None else repr(default) if default == "" else str(default)

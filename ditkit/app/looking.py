@@ -53,7 +53,8 @@ class Looking:
         self.against = self.against or measuring.reference(model, None)
         samples = RunSamples.of(model, Plan(recipe.sample, recipe.evaluate.every_num))
         together = recipe.sample.batch_size
-        found = measuring.measure(samples, self.against, together=together, progress=None)
+        progress = "measurements" if trainer.finished else None  # until then the bar of the training is shown
+        found = measuring.measure(samples, self.against, together=together, progress=progress)
         assert found is not None  # one process trains
         scores = {k: v for k, v in found.scores.items() if k != "classifier_heldout_accuracy"}
         best = recipe.evaluate.best

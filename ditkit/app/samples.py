@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from ditkit.app import build
 from ditkit.app.classes import parse_classes
+from ditkit.app.drawn import SHEET
 from ditkit.app.recipe import Sampling
 from ditkit.app.run import Model
 from ditkit.base.errors import UserError
 from ditkit.base.rng import generator
+from ditkit.data.decode import survey
 from ditkit.data.images import Images, load_images
-from ditkit.data.source import open_source
+from ditkit.data.preprocess import upright_size
+from ditkit.data.source import Source, open_source
 from ditkit.encoders.autoencoder import Identity
 from ditkit.evaluate.images import check_values
 from ditkit.evaluate.parts import Given
@@ -105,6 +110,23 @@ def _random(classes: int, plan: Plan) -> Tensor:
 _CHOICE = {"balanced": _balanced, "random": _random}
 
 
+def _without_sheet(opened: Source, images: Images) -> Images:
+    """The images but a sheet of all of them. Raises UserError where the others are not of one size."""
+    sizes = survey(opened).sizes
+    if len(sizes) == 1:
+        return images
+    sheets = [i for i in images.indices.tolist() if PurePath(opened.name(i)).name == SHEET]
+    sizes.subtract([upright_size(opened.open(i)) for i in sheets])
+    if len(said := {f"{h}x{w}": count for (h, w), count in sizes.items() if count > 0}) > 1:
+        counted = ", ".join(f"{count} of {size}" for size, count in said.items())
+        raise UserError(
+            f"images of {opened.spec} have different sizes (of those looked at, {counted}; height x width), expected "
+            "one: samples are measured as they are; take out what is none, or bring them to one size"
+        )
+    tqdm.write(f"{opened.spec}: {SHEET}, which shows all the others, is no sample and is left out")
+    return images.subset(torch.tensor([k for k, i in enumerate(images.indices.tolist()) if i not in sheets]))
+
+
 @dataclasses.dataclass(frozen=True)
 class FileSamples:
     """The images of a folder, an .npz or any other source (see ``parts.Samples``).
@@ -119,9 +141,12 @@ class FileSamples:
 
     @classmethod
     def open(cls, source: str) -> FileSamples:
-        """The samples in a source. Raises UserError where there are too few to be measured, or floats cast to uint8."""
+        """The samples in a source, without the sheet that ``ditkit sample`` lays beside them.
+
+        Raises UserError where there are too few to be measured, of different sizes, or floats cast to uint8.
+        """
         opened = open_source(source)
-        images = load_images(opened)
+        images = _without_sheet(opened, load_images(opened))
         if len(images) < FEWEST:
             raise UserError(f"{source} has {len(images)} images, expected at least {FEWEST} (better 1,000): add some")
         check_values(f"images of {source}", images.get(torch.arange(min(64, len(images)))))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +29,7 @@ from ditkit.data.source import located, open_source, recognised
 from ditkit.data.store import is_store
 from ditkit.encoders.autoencoder import Autoencoder
 from ditkit.train import checkpoint
-from ditkit.train.trainer import Hook, Trainer, stop_on_signals
+from ditkit.train.trainer import Hook, Interrupted, Trainer, interrupted_by_signals, stop_on_signals
 
 E = TypeVar("E", bound=Examples)
 T = TypeVar("T", bound=Any)
@@ -91,8 +92,19 @@ class Means:
     data: Callable[[AnyRecipe, Autoencoder], tuple[Examples, dict[str, Any]]] = read_data
 
 
-def start(recipe: AnyRecipe, out: Path, means: Means | None = None) -> str | None:
-    """A new run; None when it is trained, else the signal that stopped it. Raises before any folder is made.
+@dataclasses.dataclass(frozen=True)
+class Stopped:
+    """What stopped a run. signal: its name.
+
+    missing: what is yet to be drawn or measured of a training that is complete, in words; "": it is not complete.
+    """
+
+    signal: str
+    missing: str = ""
+
+
+def start(recipe: AnyRecipe, out: Path, means: Means | None = None) -> Stopped | None:
+    """A new run; None when it is trained, else what stopped it. Raises before any folder is made.
 
     means: None: of its own.
     """
@@ -150,8 +162,10 @@ def _absolute(place: str | None) -> str | None:
     return os.path.abspath(expanded(place)) if place is not None and expanded(place).exists() else place
 
 
-def resume(folder: Path, limits: dict[str, Any], source: str | None = None, means: Means | None = None) -> str | None:
-    """Goes on with a run from its newest checkpoint.
+def resume(
+    folder: Path, limits: dict[str, Any], source: str | None = None, means: Means | None = None
+) -> Stopped | None:
+    """Goes on with a run from its newest checkpoint; gives what ``start`` gives.
 
     limits: new values of train.steps and train.minutes. source: where the same images are now; None: where they were.
     means: see ``start``.
@@ -164,7 +178,7 @@ def resume(folder: Path, limits: dict[str, Any], source: str | None = None, mean
         return _go_on(run, limits, source, means or Means(found))
 
 
-def _go_on(run: Run[Any], limits: dict[str, Any], source: str | None, means: Means) -> str | None:
+def _go_on(run: Run[Any], limits: dict[str, Any], source: str | None, means: Means) -> Stopped | None:
     recipe = dataclasses.replace(run.recipe, train=dataclasses.replace(run.recipe.train, **limits))
     if source is not None:
         recipe = _findable(dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, source=source)))
@@ -217,7 +231,7 @@ def _restore(trainer: Trainer, found: checkpoint.Checkpoint) -> None:
 
 def _train(
     run: Run[Any], kind: Kind, trainer: Trainer, data: tuple[Examples, Examples | None], facts: dict[str, Any]
-) -> str | None:
+) -> Stopped | None:
     """data: what is learned from, and what is held out."""
     recipe, settings, (images, held) = run.recipe, trainer.settings, data
 
@@ -232,14 +246,33 @@ def _train(
             trainer.run(batches, log, hooks)
         save(run, trainer, facts)
         _log_skipped(run, trainer.step, images)
-        for hook in shown:
-            if hook.when_stopped or not trainer.stopping:
-                hook.call(trainer)
+        stopped = _finish(trainer, shown)
     if images.skipped:
         named = "; ".join(f"{name} ({reason})" for name, reason in images.skipped[:_NAMED])
         more = "; ..." if len(images.skipped) > _NAMED else ""
         tqdm.write(f"images that do not decode and were skipped: {len(images.skipped):,}, {named}{more}")
-    return trainer.stopping
+    return stopped
+
+
+def _finish(trainer: Trainer, shown: Sequence[Hook]) -> Stopped | None:
+    """Draws and measures once more at the end of a training; a signal ends that at once."""
+    if not trainer.finished:
+        for hook in shown:
+            if hook.when_stopped:
+                hook.call(trainer)
+        return Stopped(trainer.stopping or "")
+    left = list(shown)
+    try:
+        with interrupted_by_signals():
+            while left:
+                if trainer.stopping:
+                    raise Interrupted(trainer.stopping)
+                tqdm.write(f"training is complete; making the last {left[0].makes}", file=sys.stderr)
+                left[0].call(trainer)
+                left.pop(0)
+    except Interrupted as stop:
+        return Stopped(stop.signal, " and ".join(hook.makes for hook in left))
+    return None
 
 
 def _log_skipped(run: Run[Any], step: int, images: Examples) -> None:

@@ -13,7 +13,7 @@ from ditkit.backbones.output import Output
 from ditkit.base.errors import UserError
 from ditkit.condition import NULL_LABEL, Condition
 from ditkit.nn.embed import LabelEmbedding, PatchEmbedding, TimeEmbedding, sincos_2d, unpatchify
-from ditkit.nn.init import initialise
+from ditkit.nn.init import allocate, initialise
 
 # Shapes: B batch, N tokens, D width, C channels, P patch, S condition vectors (1: time; 2: time and class).
 
@@ -96,7 +96,7 @@ class DiT(nn.Module):
             self.patches = PatchEmbedding(in_channels, patch_size, width)
             self.blocks = nn.ModuleList(block(width, heads, int(width * mlp_ratio), norm_eps) for _ in range(depth))
             self.final = block.final(width, patch_size**2 * out_channels)
-        self.to_empty(device=device)
+        allocate(self, device)
         self.register_buffer("positions", sincos_2d(width, *self.grid).to(device, torch.get_default_dtype()))  # N D
         self._elsewhere: dict[tuple[object, ...], Tensor] = {}
         initialise(self, seed)

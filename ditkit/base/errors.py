@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Iterable
+from typing import Any
 
 
 class UserError(ValueError):
@@ -40,3 +42,14 @@ def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:
     close = nearest(name, allowed)
     hint = f"; did you mean {close!r}?" if close else ""
     return UserError(f"unknown {kind} {name!r}: expected one of {', '.join(allowed)}{hint}")
+
+
+def at_least_one(name: str, value: Any) -> int:
+    """The value as a count, of what ``name`` says; UserError unless it is a whole number of 1 or more."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise UserError(f"{name} {value!r}: expected a whole number, at least 1")
+    return count

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ditkit.base import rng
-from ditkit.base.errors import UserError
+from ditkit.base.errors import UserError, at_least_one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ def turn(count: int, *, step: int, batch_size: int, seed: int, rank: int = 0, wo
     two. It depends on (seed, step) alone: a resume at any step goes on exactly. Of ``world`` processes each takes an
     equal share, so that those of ranks 0, 1, ... end to end are the batch of one process.
 
-    batch_size: of all processes together. Raises UserError when it is no multiple of ``world``.
+    batch_size: of all processes together. Raises UserError when it is below 1 or no multiple of ``world``.
     """
     _check_shared(batch_size, world)
     share = batch_size // world
@@ -79,7 +79,7 @@ class Groups:
 
 
 def _check_shared(batch_size: int, world: int) -> None:
-    if batch_size % world:
+    if at_least_one("batch_size", batch_size) % world:
         raise UserError(
             f"batch size {batch_size} cannot be split over {world} processes: expected a multiple, such as "
             f"{-(-batch_size // world) * world}"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ditkit.base import rng
 from ditkit.base.errors import UserError
 from ditkit.encoders.autoencoder_blocks import Decoder, Encoder
-from ditkit.nn.init import initialise
+from ditkit.nn.init import allocate, initialise
 from ditkit.process.gaussian import normal_kl, standard_normal_log_density
 
 Shape = tuple[int, int, int]
@@ -214,7 +214,7 @@ class LatentAutoencoder(nn.Module):
             self.decoder = Decoder(seen, latent_channels, widths, blocks, groups)
             self.quant_conv = nn.Conv2d(said, said, 1) if quant_conv else nn.Identity()
             self.post_quant_conv = nn.Conv2d(latent_channels, latent_channels, 1) if quant_conv else nn.Identity()
-        self.to_empty(device=device)
+        allocate(self, device)
         initialise(self, seed)
 
     @classmethod

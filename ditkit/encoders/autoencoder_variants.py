@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ditkit.base.errors import UserError
 from ditkit.encoders.autoencoder import Apply, Autoencoded, LatentAutoencoder, at_once
-from ditkit.nn.init import initialise
+from ditkit.nn.init import allocate, initialise
 
 CERTAIN = -30.0
 """Log variance of a latent that is not drawn: the lowest that ``Posterior.of`` lets through."""
@@ -65,7 +65,7 @@ class VQModel(LatentAutoencoder):
         device = torch.empty(0).device
         with torch.device("meta"):
             self.codebook = nn.Embedding(codes, self.latent_channels)
-        self.codebook.to_empty(device=device)
+        allocate(self.codebook, device)
         initialise(self.codebook, seed)
 
     @classmethod

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ditkit.encoders.autoencoder_blocks import group_norm
-from ditkit.nn.init import initialise
+from ditkit.nn.init import allocate, initialise
 
 
 class PatchDiscriminator(nn.Module):
@@ -29,7 +29,7 @@ class PatchDiscriminator(nn.Module):
             )
             self.norms = nn.ModuleList(group_norm(w, 4) for w in widths[1:])
             self.conv_out = nn.Conv2d(widths[-1], 1, 4, padding=1)
-        self.to_empty(device=device)
+        allocate(self, device)
         initialise(self, seed)
 
     def forward(self, x: Tensor) -> Tensor:

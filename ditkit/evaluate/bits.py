@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ditkit.base.errors import NotFiniteError, UserError
+from ditkit.base.errors import NotFiniteError, UserError, at_least_one
 from ditkit.condition import Condition
 from ditkit.data.images import Images
 from ditkit.evaluate.likelihood import (
@@ -40,12 +40,16 @@ class How:
     probes: of Hutchinson's estimate, 0 for the exact divergence. tolerance: relative and absolute, of a step of the
     adaptive solver. seed: of probes and dequantisation; an image's own depend on it and on its place in the source.
     batch_size: images at a time. The step lengths follow the batch's worst image: it moves results by the tolerance.
+    UserError for a batch size below 1.
     """
 
     probes: int
     tolerance: float = 1e-4
     seed: int = 0
     batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        at_least_one("batch_size", self.batch_size)
 
     def divergence(self, x: Tensor, rows: list[int]) -> Divergence:
         """That of a batch x (B, ...) of images with these numbers."""

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from ditkit.base.errors import UserError
+from ditkit.base.errors import UserError, at_least_one
 from ditkit.base.files import atomic_folder, write_json
 from ditkit.base.rng import generator
 from ditkit.base.tensors import save_tensors
@@ -107,9 +107,11 @@ class Classifier:
     def measure(self, images: Tensor, *, batch: int = 512, progress: bool = True) -> tuple[Tensor, Tensor]:
         """Features (N, D) float32 and logits (N, outputs) float32 of uint8 images (N, C, H, W), on the CPU.
 
-        Raises UserError when the images are not uint8 or not of the size that the classifier was trained on.
+        Raises UserError when the images are not uint8 or not of the size that the classifier was trained on, and for a
+        batch below 1.
         """
         check_images("images", images)
+        batch = at_least_one("batch", batch)
         p = self.protocol
         if images.shape[1:] != (p.channels, p.height, p.width):
             raise UserError(

@@ -203,8 +203,12 @@ def log_likelihood(
     noise; None: all of the path that has a finite log-SNR. prior: (latent (B, ...), t ()) -> log density (B,); None: of
     N(0, sigma(t)^2 I), which samples start from and to which a path that keeps some image at t = 1 only comes near.
     solver: an ODE solver of ditkit.solvers, its options bound; None: dopri5 with tolerances of 1e-5.
-    each: called at each of times but the first. UserError: times that do not rise in [0, 1]; NotFiniteError.
+    each: called at each of times but the first. UserError: x of whole numbers; times that do not rise in [0, 1];
+    NotFiniteError.
     """
+    if not x.is_floating_point():
+        remedy = "dequantised(pixels) makes that of 8-bit ones"
+        raise UserError(f"x of {x.dtype}: expected floating point, images in [-1, 1]; {remedy}")
     times = default_times(denoise.path) if times is None else times.double()
     solver = solver or functools.partial(dopri5, rtol=1e-5, atol=1e-5)
     augmented = WithDivergence(denoise, divergence, x)

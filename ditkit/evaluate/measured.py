@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ditkit.base.errors import UserError
+from ditkit.base.errors import UserError, at_least_one
 from ditkit.evaluate.frechet import Gaussian
 from ditkit.evaluate.images import check_images, check_labels
 from ditkit.evaluate.networks.network import FeatureNetwork, Taps
@@ -171,7 +171,7 @@ def measure(
             f"{len(captions)} captions of {len(images)} {what}, expected one for each: give as many, in order"
         )
     side, keep = Side(len(images)), DEFAULT if quantities is None else tuple(quantities)
-    starts = range(0, len(images), batch)
+    starts = range(0, len(images), at_least_one("batch", batch))
     for start in tqdm(starts, "features", delay=2, disable=not progress, leave=False):
         rows = slice(start, start + batch)
         observe(

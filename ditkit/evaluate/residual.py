@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from ditkit.nn.init import allocate
+
 WIDTHS = (32, 64, 128)
 
 
@@ -76,7 +78,7 @@ def build(
     # On the meta device the constructors' own draws do nothing.
     with torch.device("meta"):
         net = ResidualNet(channels, height, width, outputs, widths)
-    net.to_empty(device="cpu")
+    allocate(net, "cpu")
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)

@@ -171,13 +171,13 @@ def karras(
 
 def linspaced(path: Path, steps: int) -> Tensor:
     """Even in a chain's index n, from T - 1 to 0 with ends included, fractions kept; then t = 0 (Diffusers)."""
-    count = _chain_steps(path, steps)
+    count, steps = _chain_steps(path, steps)
     return _from_indices(count, torch.linspace(count - 1, 0, steps, dtype=torch.float64))
 
 
 def leading(path: Path, steps: int, *, offset: int = 0) -> Tensor:
     """Every floor(T / K)-th index of a chain, from ``offset`` up (DDIM's; Stable Diffusion has offset 1)."""
-    count = _chain_steps(path, steps)
+    count, steps = _chain_steps(path, steps)
     n = torch.arange(steps - 1, -1, -1, dtype=torch.float64) * (count // steps) + offset
     if offset < 0 or n[0] >= count:
         raise UserError(f"offset {offset}: the largest of the {steps} indices would be {n[0]:g} of 0 to {count - 1}")
@@ -186,7 +186,7 @@ def leading(path: Path, steps: int, *, offset: int = 0) -> Tensor:
 
 def trailing(path: Path, steps: int) -> Tensor:
     """Every T / K-th index of a chain, rounded, from the noisiest down (Lin et al. 2024, table 2)."""
-    count = _chain_steps(path, steps)
+    count, steps = _chain_steps(path, steps)
     k = torch.arange(steps, dtype=torch.float64)
     return _from_indices(count, (count - k * (count / steps)).round() - 1)
 
@@ -210,12 +210,14 @@ def _count(steps: int | str) -> int:
     return int(steps)
 
 
-def _chain_steps(path: Path, steps: int | str) -> int:
+def _chain_steps(path: Path, steps: int | str) -> tuple[int, int]:
+    """The steps of the path's chain, and those asked for."""
     if path.steps is None:
         raise UserError(f"path {path.name!r} is continuous: expected a chain (ddpm_linear, ...); use the grid uniform")
-    if not _count(steps) <= path.steps:
+    asked = _count(steps)
+    if asked > path.steps:
         raise UserError(f"steps {steps}: the model's chain has {path.steps} steps; expected 1 to {path.steps}")
-    return path.steps
+    return path.steps, asked
 
 
 def _from_indices(count: int, n: Tensor) -> Tensor:

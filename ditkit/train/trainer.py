@@ -34,11 +34,12 @@ _BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 class Hook:
     """Something to do with the trainer after every ``every`` steps, and at the end where its owner wants it.
 
-    when_stopped: at the end also when a signal stopped the training.
+    makes: what, in words, for whoever waits for it. when_stopped: also when a signal stopped the training.
     """
 
     every: int
     call: Callable[[Any], None]
+    makes: str = "results"
     when_stopped: bool = False
 
 
@@ -124,17 +125,42 @@ class Trainer(Generic[T]):
         return totals, norm
 
 
+class Interrupted(BaseException):
+    """A signal ended what was being made. signal: its name."""
+
+    def __init__(self, signal: str) -> None:
+        super().__init__(signal)
+        self.signal = signal
+
+
 @contextlib.contextmanager
 def stop_on_signals(trainer: Trainer[Any]) -> Iterator[None]:
     """Within it, SIGINT and SIGTERM let the current step finish and stop the trainer; what follows is not disturbed."""
 
-    def stop(number: int, frame: Any) -> None:
-        trainer.stopping = signal.Signals(number).name
+    def stop(name: str) -> None:
+        trainer.stopping = name
 
+    with _on_signals(stop):
+        yield
+
+
+@contextlib.contextmanager
+def interrupted_by_signals() -> Iterator[None]:
+    """Within it, SIGINT and SIGTERM raise Interrupted: for work that is not worth waiting for."""
+
+    def interrupt(name: str) -> None:
+        raise Interrupted(name)
+
+    with _on_signals(interrupt):
+        yield
+
+
+@contextlib.contextmanager
+def _on_signals(act: Callable[[str], None]) -> Iterator[None]:
     before: dict[int, Any] = {}
     with contextlib.suppress(ValueError):  # not in the main thread: whoever is there handles signals
         for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, stop)
+            before[number] = signal.signal(number, lambda number, _: act(signal.Signals(number).name))
     try:
         yield
     finally:

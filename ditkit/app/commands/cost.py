@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+from tqdm import tqdm
 
-from ditkit.app.cli import parse
+from ditkit.app.cli import load, parse
 from ditkit.app.recipe import Recipe
 from ditkit.base.errors import UserError
 from ditkit.train.settings import STRICT
@@ -50,22 +51,12 @@ def main(args: Sequence[str]) -> int:
         raise UserError(
             "ditkit cost lacks what to count: give a run, a recipe or a preset first, as in ditkit cost DiT-XL/2"
         )
-    from ditkit.app import cost_table, costing
+    load("cost")
+    from ditkit.app import cost_table
     from ditkit.base.files import write_json
 
-    if what in (networks := costing.outlines()):
-        from ditkit.nn.cost import cost
-
-        options, works = parse(What, "cost", args), []
-        net, shape = networks[what].outline()
-        whole = cost(net, shape)
-        about = {"counted": what, "input": "x".join(map(str, shape[1:]))}
-    else:
-        named = costing.find(what)
-        options, recipe = _overridden(named.recipe, args)
-        subject = costing.subject(named, recipe, options.classes, options.autoencoder)
-        whole, works = subject.network, costing.find_kind(recipe.kind).works(subject)
-        about = {"counted": what} | _about(subject.facts)
+    with tqdm(desc="counting", bar_format="{desc}", leave=False):  # PyTorch's first count takes seconds
+        options, about, whole, works = _counted(what, args)
     print("\n".join(f"{key:<9}  {value}" for key, value in about.items()))
     print(f"\n{cost_table.tree(whole, options.depth)}\n")
     print("\n\n".join([_forward(whole), *map(cost_table.work, works)]))
@@ -73,6 +64,22 @@ def main(args: Sequence[str]) -> int:
         write_json(options.json, {"about": about, "network": dataclasses.asdict(whole), "works": _works(works)})
         print(f"\nwritten to {options.json}")
     return 0
+
+
+def _counted(what: str, args: Sequence[str]) -> tuple[Any, dict[str, str], Cost, list[Work]]:
+    """The command's options, what is counted in words, the network's cost and what is done with it."""
+    from ditkit.app import costing
+    from ditkit.nn.cost import cost
+
+    if what in (networks := costing.outlines()):
+        options = parse(What, "cost", args)
+        net, shape = networks[what].outline()
+        return options, {"counted": what, "input": "x".join(map(str, shape[1:]))}, cost(net, shape), []
+    named = costing.find(what)
+    options, recipe = _overridden(named.recipe, args)
+    subject = costing.subject(named, recipe, options.classes, options.autoencoder)
+    works = costing.find_kind(recipe.kind).works(subject)
+    return options, {"counted": what} | _about(subject.facts), subject.network, works
 
 
 def _options(recipe: type[Any]) -> Any:

@@ -38,7 +38,7 @@ def main(args: Sequence[str]) -> int:
     recipe = load_recipe("digits")
     stopped = training.start(recipe, options.out)
     if stopped:
-        print(f"stopped by {stopped}: run ditkit demo again to start afresh", file=sys.stderr)
+        print(f"stopped by {stopped.signal}: run ditkit demo again to start afresh", file=sys.stderr)
         return 130
     model = load_model(open_run(options.out))
     against = measuring.reference(model, None)

@@ -139,6 +139,8 @@ def _run(options: Options, place: str, workers: Workers) -> int:
                 as_rgb(torch.empty(0, *model.shape))  # said before long work
             for scale in options.sweep.guidance or (options.how.guidance,):
                 dataclasses.replace(options.how, guidance=scale).check_classes(plan.sampling, model.classes)
+            for each in variants.plans:
+                model.how(each.sampling)  # classes and guides that do not belong to it are said before long work
             against = measuring.reference(model, options.reference, _space(options))
             _write_reference(options, against, workers)
         found = evaluate_run(

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 from pydantic.dataclasses import dataclass
+from tqdm import tqdm
 
 from ditkit.app.cli import parse
 from ditkit.base.errors import UserError
@@ -120,7 +121,8 @@ def _run(folder: Path, step: Path | None, show_recipe: bool) -> int:
 def _cost(net: Any, *inputs: Any) -> dict[str, Any]:
     from ditkit.nn.cost import cost
 
-    said = cost(net, *inputs)
+    with tqdm(desc="counting", bar_format="{desc}", leave=False):  # the first count takes PyTorch a few seconds
+        said = cost(net, *inputs)
     rows = {
         "parameters": f"{said.parameters:,}",
         "multiply-adds": f"{said.multiply_adds / 1e9:.4f} G per image and network call",

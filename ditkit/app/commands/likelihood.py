@@ -18,7 +18,13 @@ from ditkit.train.settings import STRICT, Positive
 @dataclass(frozen=True, config=STRICT)
 class Options:
     """Bits per dimension of uniformly dequantised images, by the probability-flow ODE; writes likelihood.json in the
-    run's folder."""
+    run's folder.
+
+    It is the density of the samples, which start from N(0, sigma(1)^2). Where the path keeps some of the image at
+    t = 1, the noised data are not quite distributed so, and even an exact model's value is off from the density of the
+    data: on Gaussian mixtures by at most 0.015 bits per dimension (ddpm_linear, vp, sub_vp, edm), 0.03 (ve) or 0.15
+    (scaled_linear). linear, gvp and cosine keep nothing of the image.
+    """
 
     run: Annotated[Path, tyro.conf.Positional]
     """The run's folder; of a model of pixels, not latents."""

@@ -154,8 +154,8 @@ class AutoencoderRuns:
         """
         every = self.settings.train.checkpoint_every
         return [
-            Hook(every, lambda trainer: _save(run, _averaged(trainer.ema.net), self.learned), when_stopped=True),
-            Hook(every, lambda trainer: self._show(run, trainer, held)),
+            Hook(every, lambda trainer: _save(run, _averaged(trainer.ema.net), self.learned), "autoencoder", True),
+            Hook(every, lambda trainer: self._show(run, trainer, held), "reconstructions"),
         ]
 
     @staticmethod

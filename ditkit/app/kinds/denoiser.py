@@ -104,10 +104,10 @@ class DenoiserRuns:
         """Samples of the moving average, the same seeds and classes each time: samples/step-NNNNNNN.png; metrics."""
         look = Looking(run, facts, lambda trainer: self._model(run, trainer, facts), self.against)
         hooks = [
-            (self.settings.train.sample_every, lambda trainer: self._draw(run, trainer, facts)),
-            (self.settings.evaluate.every, look),
+            (self.settings.train.sample_every, lambda trainer: self._draw(run, trainer, facts), "samples"),
+            (self.settings.evaluate.every, look, "measurements"),
         ]
-        return [Hook(every, call) for every, call in hooks if every]
+        return [Hook(every, call, makes) for every, call, makes in hooks if every]
 
     def _model(self, run: Run[Recipe], trainer: Trainer[Denoising], facts: dict[str, Any]) -> Model:
         denoiser = dataclasses.replace(trainer.task.denoiser, net=trainer.ema.net)
@@ -119,5 +119,6 @@ class DenoiserRuns:
         names = model.names(run.recipe.sample)
         columns = min(len(names), 10) or GRID_ROWS
         labels = model.labels(columns * GRID_ROWS, range(len(names)))
-        images = model.draw(range(columns * GRID_ROWS), labels, run.recipe.sample)
+        progress = "samples" if trainer.finished else None  # until then the bar of the training is shown
+        images = model.draw(range(columns * GRID_ROWS), labels, run.recipe.sample, progress)
         save_png(run.samples / f"step-{trainer.step:07d}.png", grid(images, columns, background=255))

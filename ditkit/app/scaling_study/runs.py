@@ -12,7 +12,7 @@ from ditkit.app.looking import EVENT
 from ditkit.app.recipe import Recipe
 from ditkit.app.run import Run, open_run
 from ditkit.app.scaling_study.grid import Candidate
-from ditkit.app.training import Means
+from ditkit.app.training import Means, Stopped
 from ditkit.base.errors import DivergedError, UserError
 from ditkit.base.files import clear_leftovers
 from ditkit.train import checkpoint
@@ -52,8 +52,8 @@ def _differences(a: Any, b: Any, place: str = "") -> Iterator[tuple[str, Any, An
             yield name, x, y
 
 
-def train(candidate: Candidate, folder: Path, means: Means) -> str | None:
-    """Brings the candidate's run to its end; None, or the signal that stopped it.
+def train(candidate: Candidate, folder: Path, means: Means) -> Stopped | None:
+    """Brings the candidate's run to its end; None, or what stopped it.
 
     A training that becomes infinite or NaN ends there, and its log says so (see ``failure``).
     """

@@ -22,7 +22,7 @@ from ditkit.app.scaling_study.grid import Candidate
 from ditkit.app.scaling_study.results import Entry, Findings
 from ditkit.app.scaling_study.sampling import drawn, place, tasks
 from ditkit.app.solver_study.choice import Task
-from ditkit.app.training import Means, check_apart, read_data
+from ditkit.app.training import Means, Stopped, check_apart, read_data
 from ditkit.base.errors import UserError, unknown
 from ditkit.base.files import alone, clear_leftovers
 from ditkit.evaluate import suite
@@ -132,8 +132,8 @@ class Study:
         pages.write(self.findings(), self.device)
 
 
-def study(wanted: Wanted, folder: Path) -> str | None:
-    """Makes the study, or goes on with it; None, or the signal that stopped it.
+def study(wanted: Wanted, folder: Path) -> Stopped | None:
+    """Makes the study, or goes on with it; None, or what stopped it.
 
     UserError before any training for what cannot be made of these data, and for a folder with another study.
     """
@@ -196,7 +196,7 @@ def _check_same(made: Study) -> None:
         )
 
 
-def _train(made: Study) -> str | None:
+def _train(made: Study) -> Stopped | None:
     for k, candidate in enumerate(made.candidates):
         folder = place(made.folder, candidate.folder)
         tqdm.write(f"model {k + 1} of {len(made.candidates)}: {candidate.name}")

@@ -75,5 +75,5 @@ def main(args: Sequence[str]) -> int:
     )
     stopped = study(wanted, options.out)
     if stopped:
-        print(f"stopped by {stopped}; nothing is lost, go on with the same command", file=sys.stderr)
+        print(f"stopped by {stopped.signal}; nothing is lost, go on with the same command", file=sys.stderr)
     return 130 if stopped else 0
