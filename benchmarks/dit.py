@@ -97,7 +97,8 @@ def measure(given: argparse.Namespace, device: torch.device) -> list[Row]:
     shape = (given.channels, given.size, given.size)
     label = torch.arange(given.batch) % CLASSES
     x0 = torch.randn(given.batch, *shape, generator=generator(0, "benchmark images"))
-    batch = Batch(x0, Condition(label=label), torch.arange(given.batch))
+    index = torch.arange(given.batch)
+    batch = Batch(x0, Condition(label=label), index, torch.stack([index, index], 1))
     one = Condition(label=label[:1])
     forward = cost(net, x0[:1], torch.zeros(1), one).multiply_adds * given.batch
 

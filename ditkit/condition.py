@@ -16,9 +16,11 @@ class Condition:
     """The condition of a batch. A field is None where the model has no such condition.
 
     label: (B,) int64, class indices 0..K-1, or NULL_LABEL for the learned null.
+    text: (B, ...) float32, what a text encoder made of captions; zeros for nothing (Podell et al. 2023).
     """
 
     label: Tensor | None = None
+    text: Tensor | None = None
 
     def null(self) -> Condition:
         """The same batch with nothing known about it."""
@@ -30,10 +32,7 @@ class Condition:
 
     def drop(self, dropped: Tensor | None) -> Condition:
         """The condition with the samples where ``dropped`` (B,) bool is true set to null; None drops all."""
-        if self.label is None:
-            return self
-        null = torch.full_like(self.label, NULL_LABEL)
-        return dataclasses.replace(self, label=null if dropped is None else torch.where(dropped, null, self.label))
+        return Condition(_dropped(self.label, dropped, NULL_LABEL), _dropped(self.text, dropped, 0))
 
     def __getitem__(self, rows: slice | Tensor) -> Condition:
         """The condition of some samples of the batch."""
@@ -46,6 +45,15 @@ class Condition:
     def _map(self, function) -> Condition:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return Condition(**{name: None if value is None else function(value) for name, value in values.items()})
+
+
+def _dropped(value: Tensor | None, dropped: Tensor | None, null: int) -> Tensor | None:
+    """value (B, ...), ``null`` where ``dropped`` (B,) is true; None drops all."""
+    if value is None:
+        return None
+    if dropped is None:
+        return torch.full_like(value, null)
+    return value.masked_fill(dropped.view(-1, *[1] * (value.dim() - 1)), null)
 
 
 def cat(conditions: list[Condition]) -> Condition:

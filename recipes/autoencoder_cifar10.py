@@ -6,13 +6,13 @@ No discriminator plays: it would sharpen the pictures and cost PSNR. --loss.game
 """
 
 from ditkit.app.recipe import AutoencoderLoss, AutoencoderNetwork, AutoencoderRecipe, Data
-from ditkit.train.settings import LoopSettings
+from ditkit.train.settings import AutoencoderSettings
 
 recipe = AutoencoderRecipe(
     data=Data(channels=3, size=32, flip=True, heldout=0.02),
     network=AutoencoderNetwork(autoencoder="fast", factor=4, channels=4, width=128, blocks=1),
     loss=AutoencoderLoss(game_from=None),
-    train=LoopSettings(
+    train=AutoencoderSettings(
         steps=12_000,
         minutes=28,
         batch_size=32,

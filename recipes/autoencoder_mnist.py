@@ -4,13 +4,13 @@ ditkit train-autoencoder autoencoder_mnist --data MNIST.zip --out runs/ae-mnist
 """
 
 from ditkit.app.recipe import AutoencoderLoss, AutoencoderNetwork, AutoencoderRecipe, Data
-from ditkit.train.settings import LoopSettings
+from ditkit.train.settings import AutoencoderSettings
 
 recipe = AutoencoderRecipe(
     data=Data(channels=1, size=32, crop="pad", crop_options={"margin": 2}, heldout=0.02),
     network=AutoencoderNetwork(autoencoder="fast", factor=4, channels=4, width=128, blocks=1),
     loss=AutoencoderLoss(game_from=None),
-    train=LoopSettings(
+    train=AutoencoderSettings(
         steps=12_000,
         minutes=28,
         batch_size=32,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from ditkit.app.recipe_files import load_recipe
 from ditkit.app.run import Model as TrainedModel
 from ditkit.app.run import Run, load_model, open_run
 from ditkit.base.errors import UserError
-from ditkit.base.rng import generator
 from ditkit.convert.autoencoder import build_autoencoder, load_autoencoder
 from ditkit.convert.autoencoder_diffusers import DiffusersAutoencoder
 from ditkit.convert.autoencoder_layout import AutoencoderLayout
@@ -32,41 +31,10 @@ from ditkit.convert.autoencoder_places import CONFIG, WEIGHTS
 from ditkit.data.images import load_images
 from ditkit.data.source import open_source
 from ditkit.encoders import autoencoder as module
-from ditkit.encoders.autoencoder import AutoencoderKL, Identity, Posterior, Whitened, encode_keyed
+from ditkit.encoders.autoencoder import AutoencoderKL, Identity, Posterior, Whitened, encode_keyed, posterior_noise
 from ditkit.encoders.autoencoder_blocks import Downsample
 from ditkit.train.settings import TrainSettings
-
-GROUPS = 4
-
-
-def tiny(**changes: Any) -> AutoencoderKL:
-    """A network of factor 4 whose widths all differ, and whose every weight is its own number."""
-    arguments: dict[str, Any] = {"widths": (8, 12, 16), "blocks": 1, "latent_channels": 4, "groups": GROUPS}
-    net = AutoencoderKL(**(arguments | changes)).eval().requires_grad_(False)
-    for i, (name, value) in enumerate(net.named_parameters()):
-        if name.endswith("bias"):
-            value.copy_(0.1 * torch.randn(value.shape, generator=generator(i, "bias")))
-    return net
-
-
-def write(
-    folder: Path, net: AutoencoderKL, layout: type[AutoencoderLayout] = DiffusersAutoencoder, **said: Any
-) -> Path:
-    """The files in which diffusers publishes an autoencoder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.contiguous() for k, v in layout.from_ditkit(net.state_dict()).items()}, folder / WEIGHTS)
-    statistics = {"scaling_factor": net.scale, "shift_factor": net.shift or None}
-    config = {"_class_name": "AutoencoderKL", "act_fn": "silu", "norm_num_groups": GROUPS, **statistics, **said}
-    (folder / CONFIG).write_text(json.dumps(config))
-    return folder
-
-
-def pixels(*shape: int, seed: int = 0) -> Tensor:
-    return torch.rand(shape, generator=generator(seed, "pixels")) * 2 - 1
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=generator(seed, "normal"))
+from tests.storing import GROUPS, normal, pixels, tiny, write
 
 
 def test_identity_is_exact() -> None:
@@ -142,14 +110,17 @@ def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @torch.no_grad()
-def test_training_noise_is_keyed_by_seed_and_step() -> None:
-    net, x = tiny(), pixels(2, 3, 8, 8)
-    first = encode_keyed(net, x, 7, 1)
+def test_training_noise_is_keyed_by_seed_epoch_and_image() -> None:
+    net, x = tiny(), pixels(1, 3, 8, 8).expand(4, -1, -1, -1)
+    keys = torch.tensor([[0, 5], [0, 6], [1, 5], [5, 0]])
+    first = encode_keyed(net, x, 7, keys)
     torch.manual_seed(0)
-    assert torch.equal(encode_keyed(net, x, 7, 1), first)
-    assert not torch.equal(encode_keyed(net, x, 7, 2), first)
-    assert not torch.equal(encode_keyed(net, x, 8, 1), first)
-    assert not torch.equal(net.encode(x), first)
+    assert torch.equal(encode_keyed(net, x, 7, keys), first)
+    parts = [encode_keyed(net, x[:1], 7, key[None]) for key in keys]
+    torch.testing.assert_close(torch.cat(parts), first)  # whatever they share a batch with
+    drawn = [*first, *encode_keyed(net, x, 8, keys), net.encode(x[:1])[0]]
+    assert not any(torch.allclose(a, b) for a, b in itertools.combinations(drawn, 2))
+    assert posterior_noise((4, 2, 2), 7, keys[:0]).shape == (0, 4, 2, 2)
 
 
 @pytest.mark.parametrize("layout", [DiffusersAutoencoder, LDMAutoencoder])
@@ -243,6 +214,21 @@ def change(folder: Path, **changes: Tensor | None) -> None:
         (lambda f: change(f, encoder__conv_in__extra=torch.zeros(1)), ["encoder.conv_in.extra is one too many"]),
         (lambda f: change(f, encoder__new__weight=torch.zeros(1)), ["encoder.new.weight", "no place"]),
         (lambda f: change(f, decoder__conv_out__bias=torch.zeros(2)), ["decoder.conv_out.bias has shape (2,)"]),
+        (lambda f: write(f, tiny(), scaling_factor="x"), ["scaling_factor 'x'", "a number above 0"]),
+        (lambda f: write(f, tiny(), scaling_factor=0), ["scaling_factor 0", "a number above 0"]),
+        (lambda f: write(f, tiny(), scaling_factor=float("nan")), ["scaling_factor nan", "a number above 0"]),
+        (lambda f: write(f, tiny(), shift_factor=[1]), ["shift_factor [1]", "expected a number"]),
+        (lambda f: write(f, tiny(), norm_num_groups="4"), ["norm_num_groups '4'", "whole number of 1 or more"]),
+        (lambda f: write(f, tiny(), _class_name=["VAE"]), ["_class_name ['VAE']", "AutoencoderKL"]),
+        (lambda f: write(f, tiny(), _class_name="PatchAutoencoderKL", patch_size=0), ["patch_size 0", "whole number"]),
+        (lambda f: write(f, tiny(), _class_name="PatchAutoencoderKL", patch_size=4), ["patch_size 4", "take 3"]),
+        (lambda f: change(f, encoder__conv_in__weight=torch.zeros(3)), ["do not fit together", "copy it anew"]),
+        (lambda f: change(f, decoder__conv_in__weight=torch.zeros(())), ["do not fit together", "copy it anew"]),
+        (
+            lambda f: change(f, decoder__conv_out__bias=torch.full((3,), float("nan"))),
+            ["decoder.conv_out.bias", "finite"],
+        ),
+        (lambda f: change(f, decoder__conv_out__bias=torch.zeros(3).long()), ["decoder.conv_out.bias", "torch.int64"]),
         (lambda f: write(f, tiny(latent_channels=6), scaling_factor=None), ["scale of its 6 latent", "scaling_factor"]),
     ],
 )
@@ -325,7 +311,7 @@ def test_latents_of_pure_colours_become_pngs_of_these_colours(tmp_path: Path, mo
     for i, colour in enumerate(COLOURS):
         Image.new("RGB", (8, 6), colour).save(tmp_path / f"{i}.png")
     images = load_images(open_source(str(tmp_path)), progress=False)
-    x = images.draw(torch.arange(6), torch.zeros(6, dtype=torch.bool), 0, 0)
+    x = images.draw(torch.arange(6), torch.zeros(6, dtype=torch.bool), 0)
     facts = {"image_shape": [3, 6, 8], "classes": []}
     whitened = Whitened(net, (0.5,) * 12, (2.0,) * 12)
     model = TrainedModel(Run(tmp_path, Recipe()), 0, facts, None, whitened, torch.device("cpu"))  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ from ditkit.convert.autoencoder_places import CONFIG, WEIGHTS
 from ditkit.convert.files import read_state
 from ditkit.encoders.autoencoder import AutoencoderKL, LatentAutoencoder
 from tests.running import TINY, ditkit, made
-from tests.test_autoencoder import GROUPS, tiny, write
+from tests.storing import GROUPS, tiny, write
 
 NAME = "maker/vae-ft"
 _OLDER = {"_class_name": "AutoencoderKL", "act_fn": "silu", "sample_size": 256, "layers_per_block": 1}

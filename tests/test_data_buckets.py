@@ -143,7 +143,7 @@ def test_a_subset_keeps_the_buckets(mixed):
     assert some.indices.tolist() == images.indices[rows].tolist()
     for row in range(3):
         one, none = torch.tensor([row]), torch.zeros(1, dtype=torch.bool)
-        assert torch.equal(some.draw(one, none, 0, 0), images.draw(rows[one], none, 0, 0))
+        assert torch.equal(some.draw(one, none, 0), images.draw(rows[one], none, 0))
 
 
 def drawn_in(images, epoch, batch_size, **how):

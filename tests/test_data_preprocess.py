@@ -220,7 +220,7 @@ def test_random_crops_are_drawn_by_seed_epoch_and_image(tmp_path):
     for other in (epoch(images, 1, 12), epoch(images, 0, 12, seed=2)):
         assert (first != other).flatten(1).any(1).sum() > 6
     half = images.subset(torch.tensor([5]))  # a picture keeps its draws in a part of the set
-    alone = half.draw(torch.tensor([0]), torch.tensor([False]), 1, 0, torch.tensor([0]))
+    alone = half.draw(torch.tensor([0]), torch.tensor([False]), 1, torch.tensor([0]))
     assert torch.equal(alone[0], first[5])
     centre = load_images(open_source(tmp_path), size=8, progress=False)
     assert torch.equal(images.get(torch.arange(12)), centre.get(torch.arange(12)))  # measured on the centre

@@ -18,7 +18,7 @@ from ditkit.data import source as sources
 from ditkit.data.source import located, open_source
 from ditkit.evaluate import classifier
 from tests.running import CALM, ditkit, draw_images, losses, made, train
-from tests.test_autoencoder import tiny, write
+from tests.storing import tiny, write
 
 
 def refused(said, *words):

@@ -9,7 +9,6 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,26 +35,8 @@ from ditkit.data.latents import LatentStore, open_latents
 from ditkit.data.source import open_source
 from ditkit.encoders import tiling
 from ditkit.encoders.autoencoder import AutoencoderKL, encode_keyed
-from tests.running import TINY, Said, Trial, ditkit, draw_images, losses, made
-from tests.test_autoencoder import tiny, write
-
-PLAIN = {"widths": (8, 16), "channels": 1, "scale": 0.7, "shift": 0.2}
-LATENT = [*TINY, "--model.patch-size", "2", "--data.flip", "--train.precision", "float32"]
-"""A training on latents of 4x4."""
-
-
-@pytest.fixture(scope="session")
-def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An autoencoder of factor 2 for grey images. Not to be changed."""
-    return write(tmp_path_factory.mktemp("vae"), tiny(**PLAIN))
-
-
-@pytest.fixture(scope="session")
-def whole(pets: Path, vae: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of ``pets`` in 8 shards. Not to be changed: copy it for that."""
-    out = tmp_path_factory.mktemp("stores") / "pets"
-    made(encoded(pets, vae, out))
-    return out
+from tests.running import Said, Trial, ditkit, draw_images, losses, made
+from tests.storing import PLAIN, Captioned, Lengths, encoded, refused, tiny, train, write
 
 
 def test_a_store_as_reference_is_the_images_that_it_was_made_from(whole: Path, pets: Path, loose: Path) -> None:
@@ -66,26 +47,9 @@ def test_a_store_as_reference_is_the_images_that_it_was_made_from(whole: Path, p
         check_apart(str(pets), str(whole))
 
 
-def encoded(data: object, vae: object, out: object, *args: object) -> Said:
-    """``ditkit encode`` in shards of 16 images."""
-    arguments = ["--data", data, "--autoencoder", vae, "--out", out, "--device", "cpu", "--shard", 16]
-    return ditkit("encode", *arguments, *args)
-
-
-def train(data: object, out: object, *args: object) -> Said:
-    return ditkit("train", "--data", data, "--out", out, *LATENT, *args)
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file under a folder."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-def refused(said: Said, *words: object) -> None:
-    """Exit code 2 and one line with all these words."""
-    lines = [line for line in said.err if not line.startswith("encoding:")]
-    assert (said.code, len(lines)) == (2, 1), said
-    assert not [word for word in words if str(word) not in lines[0]], lines[0]
 
 
 def test_a_store_holds_the_posteriors_of_images_and_mirror_images(whole: Path, pets: Path, vae: Path) -> None:
@@ -142,10 +106,11 @@ def test_batches_are_those_of_encoding_on_the_fly(flip: bool, whole: Path, pets:
         how = {"step": step, "batch_size": 17, "seed": 3, "flip": flip}
         fly, kept = loader.batch(images, **how), loader.batch(stored_rows, **how)
         assert torch.equal(fly.index, kept.index)
+        assert torch.equal(fly.keys, kept.keys)
         assert fly.condition.label is not None
         assert kept.condition.label is not None
         assert torch.equal(fly.condition.label, kept.condition.label)
-        torch.testing.assert_close(kept.x0, encode_keyed(net, fly.x0, 3, step), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(kept.x0, encode_keyed(net, fly.x0, 3, fly.keys), atol=1e-5, rtol=1e-5)
     again = loader.batch(stored_rows, step=40, batch_size=120, seed=3).x0
     assert not torch.allclose(again, loader.batch(stored_rows, step=41, batch_size=120, seed=3).x0)
 
@@ -167,7 +132,8 @@ def test_an_autoencoder_in_bfloat16(whole: Path, pets: Path, vae: Path, tmp_path
     made(encoded(pets, vae, tmp_path / "s", "--precision", "bfloat16"))
     half, full = LatentStore(tmp_path / "s"), LatentStore(whole)
     own = load_autoencoder(half.folder / "autoencoder")
-    assert half.plan.autoencoder.identity == own.identity != full.plan.autoencoder.identity
+    assert half.plan.autoencoder.identity == own.identity == full.plan.autoencoder.identity
+    assert half.plan.autoencoder.precision == "bfloat16"
     ours, theirs = (opened.posterior(torch.arange(120), torch.zeros(120).bool())[0] for opened in (half, full))
     assert 1e-4 < (ours - theirs).abs().mean() / theirs.std() < 0.03
     x = torch.randn(2, 4, 4, 4)
@@ -214,33 +180,6 @@ def test_latents_that_the_dtype_cannot_hold(pets: Path, tmp_path: Path) -> None:
     refused(encoded(pets, tmp_path / "vae", tmp_path / "s", "--dtype", "float16"), "mean", "float16", "--dtype float32")
 
 
-class Captioned:
-    """Pictures with captions, of which one does not decode."""
-
-    words = ()
-    expects = "a test"
-    classes: tuple[str, ...] = ()
-    labels = None
-    captions = tuple(f"picture {i} é" if i % 2 else "" for i in range(200))
-
-    def __init__(self, spec: str) -> None:
-        self.spec = spec
-
-    def __len__(self) -> int:
-        return 200
-
-    def name(self, i: int) -> str:
-        return f"{i}.png"
-
-    def open(self, i: int) -> Image.Image:
-        if i == 5:
-            raise OSError("cut short")
-        return Image.fromarray(np.full((8, 8), i, dtype=np.uint8))
-
-    def fingerprint(self) -> str:
-        return "0"
-
-
 def test_captions_and_images_that_do_not_decode(vae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoding, "open_source", Captioned)
     manifest = encode(Job("captioned", str(vae), device="cpu", shard=16), tmp_path / "s")
@@ -253,15 +192,6 @@ def test_captions_and_images_that_do_not_decode(vae: Path, tmp_path: Path, monke
     some = rows.subset(torch.tensor([198, 4, 5]))
     assert some.captions([0, 1, 2]) == ["picture 199 é", "", ""]
     assert rows.labels is None
-
-
-class Lengths:
-    """A text encoder: a caption's length in characters and in bytes."""
-
-    identity, shape = "lengths", (2, 1)
-
-    def __call__(self, captions: Sequence[str]) -> torch.Tensor:
-        return torch.tensor([[[float(len(text))], [float(len(text.encode()))]] for text in captions])
 
 
 def test_embeddings_of_captions(vae: Path, pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,7 +280,7 @@ def test_measured_statistics_whiten(whole: Path, pets: Path, tmp_path: Path) -> 
     assert "normalise: measured" in (tmp_path / "r" / "recipe.yaml").read_text()
     opened = LatentStore(whole)
     rows = open_latents(opened, reading.measured(opened.manifest))
-    parts = [rows.draw(torch.arange(120), torch.full((120,), i % 2 == 0), 0, i) for i in range(20)]
+    parts = [rows.draw(torch.arange(120), torch.full((120,), i % 2 == 0), 0, torch.full((120,), i)) for i in range(20)]
     drawn = torch.cat(parts)
     torch.testing.assert_close(drawn.mean((0, 2, 3)), torch.zeros(4), atol=0.03, rtol=0)
     torch.testing.assert_close(drawn.std((0, 2, 3)), torch.ones(4), atol=0.03, rtol=0)
@@ -507,6 +437,8 @@ def test_options_that_are_missing_or_wrong(pets: Path, vae: Path, tmp_path: Path
     refused(ditkit("encode", "--autoencoder", vae, "--out", tmp_path / "s"), "--data is missing")
     refused(encoded(pets, vae, tmp_path / "s", "--dtype", "float8"), "float8", "bfloat16")
     refused(encoded(pets, vae, tmp_path / "s", "--size", 9), "9x9", "factor 2")
+    for size in (0, -8, 10**7):
+        refused(encoded(pets, vae, tmp_path / "s", "--size", size), f"size {size} is no image size", "at most 65536")
     refused(encoded(pets, vae, tmp_path / "s", "--channels", 3), "3 channels", "takes 1")
     refused(encoded(pets, tmp_path / "none", tmp_path / "s"), "does not exist")
     refused(ditkit("encode", "--verify", pets), "is not a latent store")
@@ -535,6 +467,20 @@ def _manifest(change: Any) -> Any:
     return damage
 
 
+def _shard(change: Any) -> Any:
+    """Changes a shard and what the manifest says of its size and content, as whoever means to deceive would."""
+
+    def damage(folder: Path) -> None:
+        path = folder / "shard-00001.safetensors"
+        tensors = {name: value.clone() for name, value in load_file(path).items()}
+        change(tensors)
+        path.unlink()
+        save_file(tensors, path)
+        _manifest(lambda said: said["files"].update({path.name: dataclasses.asdict(store.file_of(path))}))(folder)
+
+    return damage
+
+
 DAMAGE = {
     "truncated": (_truncate, ["shard-00002", "bytes, expected", "copy it anew"]),
     "missing": (lambda f: (f / "shard-00000.safetensors").unlink(), ["shard-00000", "is missing"]),
@@ -546,6 +492,14 @@ DAMAGE = {
     "a key less": (_manifest(lambda m: m["plan"].pop("dtype")), ["plan.dtype", "is damaged"]),
     "a key more": (_manifest(lambda m: m.update(more=1)), ["more", "is damaged"]),
     "other rows": (_manifest(lambda m: m.update(rows=[1] * 8)), ["shard-00000", "is damaged", "(16, 2, 4, 4, 4)"]),
+    "other dtype": (
+        _shard(lambda t: t.update(mean=t["mean"].half())),
+        ["shard-00001", "torch.float16", "torch.float32"],
+    ),
+    "labels in float": (_shard(lambda t: t.update(label=t["label"].float())), ["shard-00001", "label", "torch.int64"]),
+    "scale 0": (_manifest(lambda m: m["plan"]["autoencoder"].update(scale=0)), ["plan.autoencoder.scale", "greater"]),
+    "fewer means": (_manifest(lambda m: m["statistics"].update(mean=[0.0])), ["1 means in statistics, expected 4"]),
+    "no files": (_manifest(lambda m: m.update(files={})), ["0 shards in files, expected 8"]),
     "fewer rows": (_manifest(lambda m: m.update(rows=[16])), ["manifest.json", "rows", "is damaged"]),
 }
 
@@ -558,6 +512,25 @@ def test_a_damaged_store_gets_one_line(kind: str, whole: Path, tmp_path: Path) -
     for said in (train(tmp_path / "s", tmp_path / "r"), ditkit("encode", "--verify", tmp_path / "s")):
         refused(said, tmp_path / "s", *words)
     assert not (tmp_path / "r").exists()
+
+
+def test_latents_that_are_not_finite_are_not_trained_on(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "s")
+    _shard(lambda tensors: tensors["std"].fill_(float("nan")))(tmp_path / "s")
+    said = train(tmp_path / "s", tmp_path / "r", "--train.batch-size", 120)
+    assert (said.code, len(said.err)) == (2, 1)
+    assert f"{tmp_path / 's'} holds latents that are not finite" in said.err[0]
+    assert "--verify" in said.err[0]
+
+
+def test_a_store_that_moved_is_said_with_the_remedy(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "s")
+    made(train(tmp_path / "s", tmp_path / "r"))
+    (tmp_path / "s").rename(tmp_path / "moved")
+    sample = ["sample", tmp_path / "r", "--num", 1, "--out", tmp_path / "drawn"]
+    refused(ditkit(*sample), tmp_path / "s", "is not there", f"ditkit train --resume {tmp_path / 'r'} --data PLACE")
+    made(ditkit("train", "--resume", tmp_path / "r", "--data", tmp_path / "moved"))
+    made(ditkit(*sample))
 
 
 def test_an_altered_byte_is_found_on_demand(whole: Path, tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ def leaves(kind: Any, prefix: str = "") -> dict[str, dataclasses.Field[Any]]:
 
 OTHERS = {
     "data.source": "digits", "data.size": 8, "data.channels": 3, "data.autoencoder": "vae",
+    "data.autoencoder_scale": "sdxl", "data.autoencoder_precision": "bfloat16",
     "data.normalise": "measured", "data.tile": 64, "model.backbone": "unet",
     "model.preset": "DiT-S/2", "model.conditioning": "adaln", "process.path": "cosine",
     "process.path_options": {"steps": 100.0}, "process.prediction_options": {"sigma_data": 0.25},

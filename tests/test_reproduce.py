@@ -31,7 +31,7 @@ from ditkit.evaluate.networks.inception import Inception
 from ditkit.evaluate.networks.pixels import Pixels
 from ditkit.evaluate.protocol import protocol_hash
 from tests.running import Trial, ditkit, made
-from tests.test_autoencoder import tiny, write
+from tests.storing import tiny, write
 from tests.test_evaluate_command import numbers
 from tests.test_refusals import assert_refused
 

@@ -12,7 +12,7 @@ from ditkit.app.kinds.autoencoder import autoencoder
 from ditkit.app.recipe import AutoencoderNetwork
 from ditkit.base.errors import UserError
 from ditkit.encoders.tiling import Tiled, in_tiles, ramp, spans_of
-from tests.test_autoencoder import normal, tiny
+from tests.storing import normal, tiny
 
 STEP = 2 / 255
 """One of 255 grey levels in [-1, 1]."""

@@ -76,7 +76,9 @@ def batch_at(step: int, size: int = 6) -> Batch:
     """Smooth 8-bit images and labels."""
     source = generator(0, "test", step)
     x0 = torch.randint(0, 256, (size, 3, 1, 1), generator=source).expand(-1, -1, 4, 8) / 127.5 - 1
-    return Batch(x0, Condition(label=torch.randint(0, 3, (size,), generator=source)), torch.arange(size))
+    index = torch.arange(size)
+    label = torch.randint(0, 3, (size,), generator=source)
+    return Batch(x0, Condition(label=label), index, torch.stack([index, index], 1))
 
 
 def train(trainer: Trainer[Denoising], hooks: list[Hook] | None = None) -> list[dict[str, float]]:

@@ -19,7 +19,7 @@ from ditkit.base import registry
 from ditkit.base.errors import UserError, unknown
 from ditkit.convert.autoencoder import is_autoencoder
 from ditkit.data.crops import Crop
-from ditkit.data.images import Examples
+from ditkit.data.images import Examples, keys
 from ditkit.data.store import is_store
 from ditkit.encoders.autoencoder import Autoencoder, encode_keyed
 from ditkit.objectives import weights
@@ -244,7 +244,7 @@ def encode(recipe: AnyRecipe, autoencoder: Autoencoder) -> Encode | None:
     """What brings the recipe's training batches to latent space; None in pixel space, and where they are latents."""
     if recipe.data.autoencoder is None or is_store(recipe.data.source):
         return None
-    return lambda pixels, step: encode_keyed(autoencoder, pixels, recipe.seed, step)
+    return lambda pixels, keys: encode_keyed(autoencoder, pixels, recipe.seed, keys)
 
 
 def references(images: Examples, encode: Encode | None, flip: bool, where: torch.device, seed: int) -> References:
@@ -253,17 +253,19 @@ def references(images: Examples, encode: Encode | None, flip: bool, where: torch
         raise UserError("the objective compares all images, which needs one shape: leave out --data.buckets")
     parts = torch.arange(len(images)).split(256)
     ways = [(mirrored, part) for mirrored in ((False, True) if flip else (False,)) for part in parts]
-    # latents each with their own noise of the posterior: as steps before the first
+    # latents each with their own noise of the posterior: as in epochs before the first
+    before = [torch.full_like(part, -1 - mirrored) for mirrored, part in ways]
     drawn = [
-        images.draw(part, torch.full_like(part, mirrored, dtype=torch.bool), seed, -1 - i)
-        for i, (mirrored, part) in enumerate(tqdm(ways, "index", delay=2, leave=False))
+        images.draw(part, torch.full_like(part, mirrored, dtype=torch.bool), seed, epoch)
+        for (mirrored, part), epoch in zip(tqdm(ways, "index", delay=2, leave=False), before, strict=True)
     ]
     data, labels = torch.cat(drawn), images.labels
     if flip and labels is not None:
         labels = labels.repeat(2)
     if encode:
-        bar = tqdm(data.split(256), "latents", delay=2, leave=False)
-        data = torch.cat([encode(part.to(where), -1 - i) for i, part in enumerate(bar)])
+        known = [keys(images.indices, part, epoch) for (_, part), epoch in zip(ways, before, strict=True)]
+        bar = tqdm(zip(drawn, known, strict=True), "latents", total=len(drawn), delay=2, leave=False)
+        data = torch.cat([encode(part.to(where), of) for part, of in bar])
     return References.among(data.to(where), labels, len(images.classes))
 
 

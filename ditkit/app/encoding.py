@@ -18,20 +18,21 @@ import torch
 from tqdm import tqdm
 
 from ditkit.app import build
+from ditkit.app.kind import publish
 from ditkit.app.recipe import Data
 from ditkit.base.errors import UserError
 from ditkit.base.files import alone, check_new_folder, clear_leftovers, expanded
 from ditkit.convert.autoencoder import load_autoencoder, save_autoencoder
+from ditkit.convert.autoencoder_scales import constants
 from ditkit.data import store as files
 from ditkit.data.decode import MOST_BAD, Bad, survey, too_many_bad
 from ditkit.data.encoding import Interrupted, PosteriorOf, TextEncoder, captions_of, encode_shard
+from ditkit.data.images import check_size
 from ditkit.data.source import Source, caption_notes, located, open_source
 from ditkit.data.store import Manifest, Plan, Record
 from ditkit.encoders.autoencoder import LatentAutoencoder
+from ditkit.encoders.precision import in_precision
 from ditkit.encoders.tiling import in_tiles
-
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-"""Of the autoencoder's weights, in which it computes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Job:
 
     data: str
     autoencoder: str
+    autoencoder_scale: str | None = None
     size: int | tuple[int, int] | None = None
     channels: int | None = None
     crop: str = "centre"
@@ -64,7 +66,8 @@ def encode(job: Job, out: Path, text: TextEncoder | None = None) -> Manifest:
     job = dataclasses.replace(job, data=located(job.data))
     source = open_source(job.data)
     _check_out(out, job.data)
-    autoencoder = _load(job.autoencoder, job)
+    publish(job.autoencoder)
+    autoencoder = _load(job.autoencoder, job, job.autoencoder_scale)
     plan = make_plan(job, source, autoencoder, text)
     for note in caption_notes(source):
         tqdm.write(note)
@@ -83,7 +86,7 @@ def encode(job: Job, out: Path, text: TextEncoder | None = None) -> Manifest:
             return files.read_manifest(out)
         if not (out / files.AUTOENCODER).is_dir():
             save_autoencoder(autoencoder, out / files.AUTOENCODER)
-        return _encode(job, out, plan, source, Encoders(in_tiles(autoencoder, job.tile), text))
+        return _encode(job, out, plan, source, Encoders(_computing(autoencoder, job), text))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +105,7 @@ def make_plan(job: Job, source: Source, autoencoder: LatentAutoencoder, text: Te
         raise UserError(
             f"data {job.data!r} has no captions for the text encoder {text.identity}: leave it out, or add captions"
         )
+    check_size(job.size)
     size = job.size if job.size is not None else survey(source).commonest_size
     height, width = (size, size) if isinstance(size, int) else size
     channels = job.channels or autoencoder.channels
@@ -141,11 +145,15 @@ def _check_crop(job: Job, preprocessing: files.Preprocessing) -> None:
     crop.still(preprocessing.size)
 
 
-def _load(spec: str | Path, job: Job) -> LatentAutoencoder:
-    device = build.device(job.device)
-    autoencoder = load_autoencoder(spec, device=device, dtype=PRECISIONS[job.precision])
+def _load(spec: str | Path, job: Job, said: str | None = None) -> LatentAutoencoder:
+    scale, shift = constants(said)
+    autoencoder = load_autoencoder(spec, scale=scale, shift=shift, device=build.device(job.device))
     assert isinstance(autoencoder, LatentAutoencoder)
     return autoencoder
+
+
+def _computing(net: LatentAutoencoder, job: Job) -> PosteriorOf:
+    return in_precision(in_tiles(net, job.tile), job.precision)
 
 
 def _check_out(out: Path, data: str) -> None:
@@ -228,7 +236,7 @@ def _begin_worker(job: Job, out: Path, plan: Plan, text: TextEncoder | None, wor
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and says stop
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(max(1, torch.get_num_threads() // workers))
-    encoders = Encoders(in_tiles(_load(out / files.AUTOENCODER, job), job.tile), text)
+    encoders = Encoders(_computing(_load(out / files.AUTOENCODER, job), job), text)
     _worker.update(job=job, out=out, plan=plan, stop=stop, source=open_source(job.data), encoders=encoders)
 
 

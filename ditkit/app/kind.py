@@ -11,6 +11,7 @@ from torch import nn
 from ditkit.app.run import Run, kind_of_run
 from ditkit.app.spending import Subject, Work
 from ditkit.base import registry
+from ditkit.base.files import expanded
 from ditkit.data.images import Examples
 from ditkit.encoders.autoencoder import Autoencoder
 from ditkit.train.task import Task
@@ -76,6 +77,16 @@ def own(folder: Path, what: str) -> Callable[..., Any] | None:
     UserError when there is no run.
     """
     return getattr(find_kind(kind_of_run(folder)), what, None)
+
+
+def publish(spec: str | Path | None) -> None:
+    """Makes of a run, where ``spec`` is the folder of one, what is named of it elsewhere and is not there yet.
+
+    That is of a run which was killed after its first checkpoint. UserError where its data are not there any more.
+    """
+    folder = Path(expanded(spec)) if spec is not None else None
+    if folder and (folder / "recipe.yaml").is_file() and (make := own(folder, "publish")):
+        make(folder)
 
 
 def find_kind(name: str) -> type[Kind]:

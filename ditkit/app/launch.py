@@ -29,7 +29,7 @@ class Where:
     """What a run is made from, and where; the options of a command are these and its recipe's."""
 
     recipe: Annotated[str | None, tyro.conf.Positional] = None
-    """A recipe: a .py or .yaml file, or a ready one by name (digits, mnist, cifar10, ...)."""
+    """A recipe: a .py or .yaml file, or a ready one by name."""
     out: Path | None = None
     """The run's folder, new (runs/NAME)."""
     resume: Path | None = None

@@ -12,7 +12,15 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from ditkit.app.names import SOURCES, named
-from ditkit.train.settings import STRICT, BelowOne, LoopSettings, Positive, Probability, TrainSettings
+from ditkit.train.settings import (
+    STRICT,
+    AutoencoderSettings,
+    BelowOne,
+    LoopSettings,
+    Positive,
+    Probability,
+    TrainSettings,
+)
 
 Tile = Annotated[int, Field(ge=32, lt=2**31)]
 """Side of a tile in latents: of fewer, the overlap would be too narrow to hide the seams."""
@@ -47,6 +55,10 @@ class Data:
     autoencoder: str | None = None
     """An autoencoder's folder, file or name on the hub (OWNER/NAME, OWNER/NAME/FOLDER): diffuse in its latent space;
     None: pixels, or a latent store's own."""
+    autoencoder_scale: str | None = None
+    """Scale of an autoencoder whose files do not say it: sd, sdxl, sd3, flux, a number, or SCALE,SHIFT."""
+    autoencoder_precision: Literal["float32", "bfloat16"] = "float32"
+    """How the autoencoder computes, in encoding and decoding; float32 is never wrong, bfloat16 faster on a GPU."""
     normalise: Literal["published", "measured"] = "published"
     """How latents are normalised: by the autoencoder's published constants, or by a latent store's statistics."""
     tile: Tile | None = None
@@ -256,7 +268,7 @@ class AutoencoderRecipe:
     data: Data = dataclasses.field(default_factory=Data)
     network: AutoencoderNetwork = dataclasses.field(default_factory=AutoencoderNetwork)
     loss: AutoencoderLoss = dataclasses.field(default_factory=AutoencoderLoss)
-    train: LoopSettings = dataclasses.field(default_factory=LoopSettings)
+    train: AutoencoderSettings = dataclasses.field(default_factory=AutoencoderSettings)
     seed: int = 0
     """Seed of everything that is drawn in training."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import runpy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -104,7 +106,7 @@ def load_recipe(name: str, wanted: type[R] = Recipe) -> R:
 
     A denoiser's recipe where another kind is wanted gives what it says of that kind.
     """
-    path = _located(name)
+    path = _located(name, wanted)
     if path.suffix in (".yaml", ".yml"):
         text = read_text(path)
         if kind_of(text, path) == Recipe.kind != wanted.kind:
@@ -137,15 +139,17 @@ def _kinds() -> list[type[Any]]:
     return [*found.values()]
 
 
-def _located(name: str) -> Path:
+def _located(name: str, wanted: type[Any] | None = None) -> Path:
+    """The file of a recipe; wanted: of the recipes that are named where there is none."""
     path = Path(name)
     if not path.suffix:
-        ready = ready_recipes()
-        if name not in ready:
-            close = nearest(name, ready)
+        known = ready_recipes()
+        if name not in known:
+            fitting = _fitting(wanted)
+            close = nearest(name, fitting)
             hint = f"; did you mean {close!r}?" if close else ""
-            raise UserError(f"unknown recipe {name!r}: expected a file or one of {', '.join(sorted(ready))}{hint}")
-        path = ready[name]
+            raise UserError(f"unknown recipe {name!r}: expected a file or one of {', '.join(sorted(fitting))}{hint}")
+        path = known[name]
     if not path.is_file():
         raise UserError(f"recipe {name} does not exist: expected a .py or .yaml file, or a ready recipe's name")
     return path
@@ -162,10 +166,38 @@ def _run(path: Path) -> object:
         raise UserError(f"recipe {path} cannot be run ({type(error).__name__}: {reason}): mend the file") from None
 
 
-def ready_recipes() -> dict[str, Path]:
-    """The recipes that come with ditkit, by name."""
+def ready_recipes(wanted: type[Any] | None = None) -> dict[str, Path]:
+    """The recipes that come with ditkit, by name. wanted: only those of this class, told without running them."""
     package = Path(__file__).parent.parent
     for folder in (package / "recipes", package.parent / "recipes"):
         if folder.is_dir():
-            return {path.stem: path for path in sorted(folder.glob("*.py"))}
+            found = {path.stem: path for path in sorted(folder.glob("*.py"))}
+            return {name: path for name, path in found.items() if wanted is None or _builds(path, wanted.__name__)}
     return {}
+
+
+def ready(wanted: type[Any]) -> Callable[[str], str]:
+    """For tyro: the names of the ready recipes of a class; read when the help is printed."""
+
+    def hint(default: str) -> str:
+        return f"(default: {default}; ready ones: {', '.join(_fitting(wanted))})"
+
+    return hint
+
+
+def _fitting(wanted: type[Any] | None) -> dict[str, Path]:
+    """The ready recipes of a class; where there are none, those of denoisers (see ``load_recipe``)."""
+    return ready_recipes(wanted) or ready_recipes(Recipe)
+
+
+def _builds(path: Path, kind: str) -> bool:
+    """Whether a Python file sets ``recipe`` to one of the class of this name."""
+    lines = ast.parse(path.read_text(encoding="utf-8")).body
+    calls = [
+        line.value.func
+        for line in lines
+        if isinstance(line, ast.Assign)
+        and [t.id for t in line.targets if isinstance(t, ast.Name)] == ["recipe"]
+        and isinstance(line.value, ast.Call)
+    ]
+    return any(isinstance(call, ast.Name) and call.id == kind for call in calls)

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ditkit.app import build
+from ditkit.app.kind import publish
 from ditkit.app.pictures import grid, save_png
 from ditkit.app.recipe import AutoencoderRecipe
 from ditkit.app.recipe_files import to_yaml
@@ -38,13 +39,13 @@ MOST = 10_000
 """Images that are reconstructed to measure by, at most; of more, evenly spaced ones."""
 MEASURED = 1024
 """Images by which the latents are brought to mean 0 and deviation 1, at most."""
-TOLD = 256
-"""Images by which it is told during training how like the reconstructions are, at most."""
 SHOWN = 20
 """Images shown beside their reconstructions."""
 PERCEPTUAL = 16
 """Pixels a side below which LPIPS has no meaning."""
 BATCH = 64
+AT_ONCE = 16
+"""Images between two movements of the progress bar where they go through an autoencoder."""
 
 
 def spaced(count: int, most: int) -> Tensor:
@@ -53,15 +54,15 @@ def spaced(count: int, most: int) -> Tensor:
 
 
 @torch.no_grad()
-def statistics(net: LatentAutoencoder, images: Examples) -> tuple[Tensor, Tensor]:
+def statistics(net: LatentAutoencoder, images: Examples, most: int = MEASURED) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (c,) float64 of each latent channel before normalisation, posterior's draw included.
 
-    Of at most ``MEASURED`` images.
+    Of at most ``most`` images.
     """
     device = net.encoder.conv_in.weight.device
     first, second, count = 0.0, 0.0, 0
-    for part in tqdm(spaced(len(images), MEASURED).split(BATCH), "latents", delay=2, leave=False):
-        x = images.draw(part, torch.zeros_like(part, dtype=torch.bool), 0, 0)
+    for part in tqdm(spaced(len(images), most).split(AT_ONCE), "latents", delay=2, leave=False):
+        x = images.draw(part, torch.zeros_like(part, dtype=torch.bool), 0)
         q = net.posterior(x.to(device))
         mean, std = q.mean.double(), q.std.double()  # B c h w
         first, second = first + mean.sum((0, 2, 3)), second + (mean**2 + std**2).sum((0, 2, 3))
@@ -70,12 +71,12 @@ def statistics(net: LatentAutoencoder, images: Examples) -> tuple[Tensor, Tensor
     return mean.cpu(), (torch.as_tensor(second) / count - mean**2).clamp(min=0).sqrt().cpu()
 
 
-def normalise(net: LatentAutoencoder, images: Examples) -> None:
-    """Sets the shift and scale by which all latents of these images together have mean 0 and deviation 1.
+def normalise(net: LatentAutoencoder, images: Examples, most: int = MEASURED) -> None:
+    """Sets the shift and scale by which all latents of ``most`` of these images have mean 0 and deviation 1 together.
 
     Rombach et al. 2022, appendix G. Where all latents are the same, only the shift.
     """
-    mean, std = statistics(net, images)
+    mean, std = statistics(net, images, most)
     shift = mean.mean()
     deviation = (std**2 + (mean - shift) ** 2).mean().sqrt()
     net.shift = float(shift)
@@ -86,7 +87,7 @@ def normalise(net: LatentAutoencoder, images: Examples) -> None:
 def reconstruct(net: LatentAutoencoder, pixels: Tensor, progress: str | None = None) -> Tensor:
     """Images uint8 (N, C, H, W) through the autoencoder and back, by the posterior's mode."""
     device = net.encoder.conv_in.weight.device
-    parts = tqdm(pixels.split(BATCH), progress, delay=2, leave=False, disable=progress is None)
+    parts = tqdm(pixels.split(AT_ONCE), progress, delay=2, leave=False, disable=progress is None)
     return torch.cat([to_uint8(net.reconstruct(net.posterior(from_uint8(p).to(device)).mean)).cpu() for p in parts])
 
 
@@ -96,12 +97,12 @@ def likeness(images: Tensor, made: Tensor) -> dict[str, Tensor]:
     return scores | {"ssim": ssim(images, made)} if min(images.shape[2:]) >= WINDOW else scores
 
 
-def tell(net: LatentAutoencoder, learned: Examples, held: Examples | None, run: Run[Any], step: int) -> None:
-    """Says, and logs, how like some reconstructions are: of held-out images where there are any."""
+def tell(net: LatentAutoencoder, learned: Examples, held: Examples | None, run: Run[Any], step: int, most: int) -> None:
+    """Says, and logs, how like at most ``most`` reconstructions are: of held-out images where there are any."""
     images = learned if held is None else held
-    rows = spaced(len(images), TOLD)
-    x = to_uint8(images.draw(rows, torch.zeros_like(rows, dtype=torch.bool), 0, 0))
-    scores = {name: float(values.mean()) for name, values in likeness(x, reconstruct(net, x)).items()}
+    rows = spaced(len(images), most)
+    x = to_uint8(images.draw(rows, torch.zeros_like(rows, dtype=torch.bool), 0))
+    scores = {name: float(values.mean()) for name, values in likeness(x, reconstruct(net, x, "reconstructing")).items()}
     which = f"{len(rows):,} {'images that it learns from' if held is None else 'held-out images'}"
     run.append({"event": "reconstructed", "step": step, "images": which, **scores})
     ssim_of = f", SSIM {scores['ssim']:.3f}" if "ssim" in scores else ""
@@ -124,8 +125,8 @@ def codebook(net: LatentAutoencoder, pixels: Tensor) -> dict[str, float]:
 
 def picture(net: LatentAutoencoder, images: Examples, path: Path) -> None:
     """Writes a few images as a PNG, each beside its reconstruction."""
-    rows = spaced(len(images), 32)
-    x = to_uint8(images.draw(rows, torch.zeros_like(rows, dtype=torch.bool), 0, 0))
+    rows = spaced(len(images), 16)
+    x = to_uint8(images.draw(rows, torch.zeros_like(rows, dtype=torch.bool), 0))
     pairs = torch.stack([x, reconstruct(net, x)], 1).flatten(0, 1)
     save_png(path, grid(pairs, 8, background=255))
 
@@ -151,6 +152,7 @@ class Reconstructed:
 def load(folder: Path, device: str | None, most: int = MOST) -> Reconstructed:
     """Reads a run's autoencoder and images, and reconstructs at most ``most``. UserError where the run has none yet."""
     run = open_run(folder, AutoencoderRecipe)
+    publish(run.folder)
     found = open_checkpoint(checkpoint.latest(run.folder))
     where = build.device(device or run.recipe.train.device)
     net = load_autoencoder(folder, device=where)

@@ -29,6 +29,7 @@ from ditkit.base.errors import UserError
 from ditkit.base.files import alone, check_new_folder, explained, write_text
 from ditkit.base.pixels import to_uint8
 from ditkit.condition import Condition
+from ditkit.data.store import is_store
 from ditkit.encoders.autoencoder import Autoencoder
 from ditkit.process.denoiser import Denoiser
 from ditkit.process.path import require_same
@@ -346,6 +347,12 @@ def load_model(run: Run[Recipe], step: Path | None = None, *, device: str | None
 
 def check_autoencoder(run: Run[Any], autoencoder: Autoencoder, about: dict[str, Any]) -> None:
     """Raises UserError naming both when the autoencoder is not the one that the run's checkpoint was trained with."""
+    place = run.recipe.data.source
+    if autoencoder.identity != about["autoencoder"] and about.get("store") and not is_store(place):
+        raise UserError(
+            f"latent store {place}, by which run {run.folder} decodes, is not there: put it back, or say where it is "
+            f"now: ditkit train --resume {run.folder} --data PLACE"
+        )
     if autoencoder.identity != about["autoencoder"]:
         raise UserError(
             f"run {run.folder} was trained in the latents of {about['autoencoder']}, but its data.autoencoder "

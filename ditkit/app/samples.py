@@ -22,6 +22,7 @@ from ditkit.data.decode import survey
 from ditkit.data.images import Images, load_images
 from ditkit.data.preprocess import upright_size
 from ditkit.data.source import Source, open_source
+from ditkit.encoders.autoencoder import Identity
 from ditkit.evaluate.images import check_values
 from ditkit.evaluate.parts import Given
 from ditkit.evaluate.suite import FEWEST
@@ -85,8 +86,16 @@ class RunSamples:
             "weights": plan.weights if decay is None else MAIN,  # the same length by either name is one protocol
             "ema_decay": decay,
             "autoencoder": self.model.autoencoder.identity,
+            **self._decoding(),
             "dtype": str(half or torch.float32).removeprefix("torch."),
         }
+
+    def _decoding(self) -> dict[str, Any]:
+        """How latents are decoded; in pixel space nothing."""
+        data = self.model.run.recipe.data
+        if isinstance(self.model.autoencoder, Identity):
+            return {}
+        return {"decoding": {"dtype": data.autoencoder_precision, "tile": data.tile}}
 
 
 def _balanced(classes: int, plan: Plan) -> Tensor:

@@ -12,13 +12,15 @@ from torch import Tensor
 from ditkit.app.recipe import Data
 from ditkit.base.errors import UserError
 from ditkit.convert.autoencoder import load_autoencoder
+from ditkit.convert.autoencoder_scales import constants
 from ditkit.data import latents
 from ditkit.data.crops import Crop
 from ditkit.data.images import CENTRE, Images, load_images
 from ditkit.data.latents import Latents, LatentStore, Normalisation
 from ditkit.data.source import open_source
 from ditkit.data.store import AUTOENCODER, Manifest, is_store
-from ditkit.encoders.autoencoder import Autoencoder, LatentAutoencoder, Shape, Whitened
+from ditkit.encoders.autoencoder import Autoencoder, Identity, LatentAutoencoder, Shape, Whitened
+from ditkit.encoders.precision import in_precision
 from ditkit.encoders.tiling import in_tiles
 
 NORMALISATIONS: Mapping[str, Callable[[Manifest], Normalisation]] = {
@@ -33,7 +35,7 @@ class Deferred:
     """An autoencoder whose identity is known and whose weights are read when it first decodes or encodes.
 
     spec: its folder. image_shape: (C, H, W) of the images that it was used on, shape: (c, h, w) of their latents.
-    tile: see ``ditkit.encoders.tiling.in_tiles``.
+    tile: see ``ditkit.encoders.tiling.in_tiles``; precision: see ``ditkit.encoders.precision``.
     A copy of one that has not read them yet lets them go with itself.
     """
 
@@ -43,6 +45,7 @@ class Deferred:
     shape: Shape
     device: torch.device
     tile: int | None = None
+    precision: str = "float32"
     net: Autoencoder | None = None
 
     def read(self) -> Autoencoder:
@@ -54,7 +57,7 @@ class Deferred:
                 raise UserError(
                     f"autoencoder {self.spec} is {net.identity}, the latents are of {self.identity}: put that one there"
                 )
-            self.net = in_tiles(net, self.tile)
+            self.net = in_precision(in_tiles(net, self.tile), self.precision)
         return self.net
 
     def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -81,16 +84,22 @@ def autoencoder_of(data: Data, where: torch.device) -> Autoencoder:
                 f"--data.normalise {data.normalise} needs the statistics of a latent store, and --data {data.source} "
                 "is none: encode it with ditkit encode, or leave the option out"
             )
-        net = load_autoencoder(data.autoencoder, device=where)
-        if isinstance(net, LatentAutoencoder):
-            return in_tiles(net, data.tile)
-        if data.tile is not None:
-            raise UserError(f"tile {data.tile} does nothing without an autoencoder: leave the option out")
-        return net
+        if data.autoencoder is None:
+            _check_unused(data)
+            return Identity()
+        net = load_autoencoder(data.autoencoder, **_constants(data), device=where)
+        assert isinstance(net, LatentAutoencoder)
+        return in_precision(in_tiles(net, data.tile), data.autoencoder_precision)
     store = LatentStore(data.source)
     plan = store.plan
     own = Deferred(
-        str(store.folder / AUTOENCODER), plan.autoencoder.identity, plan.image_shape, plan.shape, where, data.tile
+        spec=str(store.folder / AUTOENCODER),
+        identity=plan.autoencoder.identity,
+        image_shape=plan.image_shape,
+        shape=plan.shape,
+        device=where,
+        tile=data.tile,
+        precision=data.autoencoder_precision,
     )
     _check_belongs(data, store)
     if data.normalise == "published":
@@ -98,10 +107,24 @@ def autoencoder_of(data: Data, where: torch.device) -> Autoencoder:
     return Whitened(own, *latents.whitening(store.manifest))
 
 
+def _constants(data: Data) -> dict[str, Any]:
+    """Scale and shift that the recipe says, as arguments."""
+    scale, shift = constants(data.autoencoder_scale)
+    return {"scale": scale, "shift": shift}
+
+
+def _check_unused(data: Data) -> None:
+    """Raises UserError for what is said of an autoencoder where there is none."""
+    usual = Data()
+    for name in ("tile", "autoencoder_scale", "autoencoder_precision"):
+        if (value := getattr(data, name)) != getattr(usual, name):
+            raise UserError(f"{name} {value} does nothing without an autoencoder: leave the option out")
+
+
 def _check_belongs(data: Data, store: LatentStore) -> None:
     """Raises UserError where the recipe asks for something else than the store has, naming both."""
     own = store.plan.autoencoder.identity
-    if data.autoencoder is not None and (asked := load_autoencoder(data.autoencoder).identity) != own:
+    if data.autoencoder is not None and (asked := _identity(data)) != own:
         raise UserError(
             f"--data.autoencoder {data.autoencoder} is {asked}, but the latents in {data.source} are of {own}: leave "
             "the option out, or encode the images with it"
@@ -125,6 +148,10 @@ def _check_belongs(data: Data, store: LatentStore) -> None:
                 f"--data.{key} {asked} does not fit the latent store {data.source}, which was made with {key} {has}: "
                 "leave the option out, or encode the images anew"
             )
+
+
+def _identity(data: Data) -> str:
+    return load_autoencoder(data.autoencoder, **_constants(data)).identity
 
 
 def read_latents(data: Data) -> tuple[Latents, dict[str, Any]]:

@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from ditkit.app import build
 from ditkit.app.keeping import save
-from ditkit.app.kind import Kind, find_kind
-from ditkit.app.recipe import AnyRecipe
+from ditkit.app.kind import Kind, find_kind, publish
+from ditkit.app.recipe import AnyRecipe, Recipe
 from ditkit.app.recipe_files import to_yaml
 from ditkit.app.run import Run, check_autoencoder, check_new, create, kind_of_run, open_checkpoint, open_run
 from ditkit.app.stored import read_latents
@@ -110,6 +110,7 @@ def start(recipe: AnyRecipe, out: Path, means: Means | None = None) -> Stopped |
     """
     check_new(out)
     check_apart(out, recipe.data.source)
+    publish(recipe.data.autoencoder)
     recipe = _findable(recipe)
     means = means or Means(find_kind(recipe.kind))
     kind = means.kind(recipe)
@@ -141,11 +142,24 @@ def _check_shapes(kind: Kind, images: Examples, facts: dict[str, Any]) -> None:
 
 
 def _findable(recipe: T) -> T:
-    """The recipe with absolute paths of its data, so that the run goes on from any folder."""
-    data, net = recipe.data, recipe.data.autoencoder
-    if net is not None and expanded(net).exists():
-        net = os.path.abspath(expanded(net))
-    return dataclasses.replace(recipe, data=dataclasses.replace(data, source=located(data.source), autoencoder=net))
+    """The recipe with absolute paths of its data and of other runs, so that the run goes on from any folder."""
+    data = dataclasses.replace(
+        recipe.data, source=located(recipe.data.source), autoencoder=_absolute(recipe.data.autoencoder)
+    )
+    found = dataclasses.replace(recipe, data=data)
+    if not isinstance(found, Recipe):
+        return found
+    sample = dataclasses.replace(
+        found.sample,
+        guidance_weak=_absolute(found.sample.guidance_weak),
+        guidance_classifier=_absolute(found.sample.guidance_classifier),
+    )
+    return dataclasses.replace(found, sample=sample)  # type: ignore[return-value]  (of its own class)
+
+
+def _absolute(place: str | None) -> str | None:
+    """The absolute path of what is there; other names, such as those of the hub, stay."""
+    return os.path.abspath(expanded(place)) if place is not None and expanded(place).exists() else place
 
 
 def resume(
@@ -243,6 +257,9 @@ def _train(
 def _finish(trainer: Trainer, shown: Sequence[Hook]) -> Stopped | None:
     """Draws and measures once more at the end of a training; a signal ends that at once."""
     if not trainer.finished:
+        for hook in shown:
+            if hook.when_stopped:
+                hook.call(trainer)
         return Stopped(trainer.stopping or "")
     left = list(shown)
     try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import logging
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,26 @@ from ditkit.base.tensors import save_tensors
 from ditkit.convert.autoencoder_diffusers import DiffusersAutoencoder
 from ditkit.convert.autoencoder_layout import AutoencoderLayout, arguments
 from ditkit.convert.autoencoder_places import CONFIG, WEIGHTS, files_of
+from ditkit.convert.autoencoder_scales import PUBLISHED
 from ditkit.convert.files import read_state
 from ditkit.convert.layout import State
 from ditkit.encoders.autoencoder import Autoencoder, AutoencoderKL, Identity, LatentAutoencoder
 from ditkit.encoders.autoencoder_blocks import Stage
 
-SCALE_OF_SD = 0.18215
-"""Stable Diffusion 1 and 2 (Rombach et al. 2022); what diffusers assumes where a config.json does not say."""
+SCALE_OF_SD = PUBLISHED["sd"][0]
+"""What diffusers assumes where a config.json does not say."""
+
+_WHOLE = ("a whole number of 1 or more", lambda value: isinstance(value, int) and value > 0)
+NUMBERS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "scaling_factor": ("a number above 0", lambda value: value > 0),
+    "shift_factor": ("a number", lambda value: True),
+    "norm_num_groups": _WHOLE,
+    "patch_size": _WHOLE,
+    "num_vq_embeddings": _WHOLE,
+}
+"""What a config.json may say in numbers: what is expected, in words and as a test."""
+
+_log = logging.getLogger(__name__)
 
 EXPECTED: dict[str, Any] = {
     "act_fn": "silu",
@@ -60,7 +75,7 @@ def load_autoencoder(
         weights,
         kind=_kind(said, config),
         config=said,
-        groups=said.get("norm_num_groups", 32),
+        groups=said.get("norm_num_groups") or 32,
         scale=said.get("scaling_factor") if scale is None else scale,
         shift=said.get("shift_factor") if shift is None else shift,
     )
@@ -70,7 +85,7 @@ def load_autoencoder(
 def _kind(said: Mapping[str, Any], config: Path | None) -> type[LatentAutoencoder]:
     kinds = {kind.__name__: kind for kind in members("ditkit.encoders", is_autoencoder).values()}
     name = said.get("_class_name", AutoencoderKL.__name__)
-    if name not in kinds:
+    if not isinstance(name, str) or name not in kinds:
         raise UserError(f"autoencoder config {config} says _class_name {name!r}: expected {' or '.join(sorted(kinds))}")
     return kinds[name]
 
@@ -133,15 +148,18 @@ def build_autoencoder(
         layout, own = recognise(state)
         ours = layout.to_ditkit(own)
         known = kind.arguments(arguments(ours), config or {})
-        usual = (scale, 0.0) if scale else layout.statistics(state) or _usual(known)
+        usual = (scale, 0.0) if scale else layout.statistics(state) or _usual(known, origin)
         with torch.device("meta"):
             net = kind(**known, groups=groups, scale=usual[0], shift=usual[1] if shift is None else shift)
         _check_fit(net, ours)
         _check_said(net, config or {})
     except UserError as error:
         raise UserError(f"autoencoder {origin}: {error}") from None
-    except (KeyError, ValueError, TypeError) as error:
+    except KeyError as error:
         raise UserError(f"autoencoder {origin}: its {CONFIG} does not say {error}: copy it anew") from None
+    except (ValueError, TypeError, IndexError, RuntimeError) as error:  # what no published file does
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"autoencoder {origin}: its weights do not fit together ({reason}): copy it anew") from None
     net.load_state_dict({name: value.float() for name, value in ours.items()}, assign=True)
     return net.eval().requires_grad_(False)
 
@@ -163,13 +181,19 @@ def _is_layout(value: Any) -> bool:
     return isinstance(value, type) and issubclass(value, AutoencoderLayout) and value is not AutoencoderLayout
 
 
-def _usual(known: Mapping[str, Any]) -> tuple[float, float]:
+def _usual(known: Mapping[str, Any], origin: object) -> tuple[float, float]:
+    ways = f"--data.autoencoder-scale (ditkit encode: --autoencoder-scale) {', '.join(PUBLISHED)} or a number"
     if known["latent_channels"] != 4:
         raise UserError(
             f"nothing says the scale of its {known['latent_channels']} latent channels: "
-            f"put its {CONFIG} (scaling_factor, shift_factor) beside the weights"
+            f"put its {CONFIG} (scaling_factor, shift_factor) beside the weights, or give {ways}"
         )
-    return SCALE_OF_SD, 0.0
+    scale, shift = PUBLISHED["sd"]
+    _log.warning(
+        "autoencoder %s does not say its scale: taken to be %g, Stable Diffusion 1 and 2's; for another one give %s",
+        *(origin, scale, ways),
+    )
+    return scale, shift
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -184,7 +208,14 @@ def _read_config(path: Path) -> dict[str, Any]:
             raise UserError(
                 f"autoencoder config {path} says {key} {config[key]!r}: expected {expected!r}, as in an AutoencoderKL"
             )
+    for key, (expected, fits) in NUMBERS.items():
+        if config.get(key) is not None and not (_is_number(config[key]) and fits(config[key])):
+            raise UserError(f"autoencoder config {path} says {key} {config[key]!r}: expected {expected}; copy it anew")
     return {"scaling_factor": SCALE_OF_SD} | config
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _check_fit(net: LatentAutoencoder, state: State) -> None:
@@ -195,6 +226,10 @@ def _check_fit(net: LatentAutoencoder, state: State) -> None:
         raise UserError(f"weight {(missing or extra)[0]} is {'missing' if missing else 'one too many'}: copy it anew")
     if odd:
         raise UserError(f"weight {odd[0]} has shape {tuple(state[odd[0]].shape)}, expected {tuple(own[odd[0]].shape)}")
+    for name, value in state.items():
+        if not (value.is_floating_point() and value.isfinite().all()):
+            found = "numbers that are not finite" if value.is_floating_point() else f"numbers of {value.dtype}"
+            raise UserError(f"weight {name} has {found}: expected finite floating-point ones; copy it anew")
 
 
 def _check_said(net: LatentAutoencoder, said: Mapping[str, Any]) -> None:

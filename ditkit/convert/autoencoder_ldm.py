@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ditkit.convert.autoencoder_layout import AutoencoderLayout
+from ditkit.convert.autoencoder_scales import PUBLISHED
 
 
 class LDMAutoencoder(AutoencoderLayout):
@@ -34,7 +35,7 @@ class LDMAutoencoder(AutoencoderLayout):
     prefixes = ("", "first_stage_model.")
     training = ("loss.", "model_ema.")  # the discriminator and LPIPS
     pipelines: ClassVar[dict[str, tuple[float, float]]] = {
-        "model.diffusion_model.joint_blocks.": (1.5305, 0.0609),  # Stable Diffusion 3, Esser et al. 2024
-        "conditioner.embedders.": (0.13025, 0.0),  # SDXL, Podell et al. 2023
-        "cond_stage_model.": (0.18215, 0.0),  # Stable Diffusion 1 and 2, Rombach et al. 2022
+        "model.diffusion_model.joint_blocks.": PUBLISHED["sd3"],
+        "conditioner.embedders.": PUBLISHED["sdxl"],
+        "cond_stage_model.": PUBLISHED["sd"],
     }

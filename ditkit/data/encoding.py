@@ -118,9 +118,8 @@ def _kept(value: Tensor, plan: Plan, what: str) -> Tensor:
     """The value in the store's dtype on the CPU. Raises UserError where that cannot hold it."""
     kept = value.to(files.DTYPES[plan.dtype]).cpu()
     if not kept.isfinite().all():
-        raise UserError(
-            f"{what} is not finite in {plan.dtype}: expected finite numbers; use --dtype float32 or check the encoder"
-        )
+        half = "" if plan.dtype == "float32" else f" (or beyond what {plan.dtype} holds: take --dtype float32)"
+        raise UserError(f"{what} is not finite{half}: expected finite numbers; check the encoder's weights")
     return kept
 
 

@@ -65,11 +65,15 @@ class Examples(Protocol):
 
     def __len__(self) -> int: ...
 
-    def draw(self, rows: Tensor, mirrored: Tensor, seed: int, step: int, epoch: Tensor | None = None) -> Tensor:
-        """What is learned of ``rows`` (B,) int64 in a step: float32 (B, C, H, W), pixels in [-1, 1].
+    def draw(self, rows: Tensor, mirrored: Tensor, seed: int, epoch: Tensor | None = None) -> Tensor:
+        """What is learned of ``rows`` (B,) int64: float32 (B, C, H, W), pixels in [-1, 1] or latents.
 
         mirrored: (B,) bool, which of them left to right. epoch: (B,) int64, in which epoch each is shown; None: 0.
         """
+        ...
+
+    def text(self, rows: Tensor) -> Tensor | None:
+        """What a text encoder made of the captions of ``rows`` (B,), float32 (B, ...); None where none did."""
         ...
 
     def subset(self, rows: Tensor) -> Self:
@@ -83,6 +87,13 @@ class Images(Examples, Protocol):
     def get(self, rows: Tensor) -> Tensor:
         """The pictures of ``rows`` (B,) int64: uint8 (B, C, H, W)."""
         ...
+
+
+def keys(indices: Tensor, rows: Tensor, epoch: Tensor | None = None) -> Tensor:
+    """What a draw that concerns a picture is keyed by besides the seed, (B, 2) int64: the epoch in which each of
+    ``rows`` (B,) is shown (None: 0) and its place in the source; indices: (N,) int64, the places of all rows.
+    """
+    return torch.stack([torch.zeros_like(rows) if epoch is None else epoch, indices[rows]], 1)
 
 
 def _pixels(pictures: Tensor, mirrored: Tensor) -> Tensor:
@@ -124,9 +135,13 @@ class ImageSet:
         """The pictures of ``rows`` (B,) int64: uint8 (B, C, H, W)."""
         return self.images[rows]
 
-    def draw(self, rows: Tensor, mirrored: Tensor, seed: int, step: int, epoch: Tensor | None = None) -> Tensor:
+    def draw(self, rows: Tensor, mirrored: Tensor, seed: int, epoch: Tensor | None = None) -> Tensor:
         """The pictures of ``rows``, mirrored or not, as pixels (see ``Examples``)."""
         return _pixels(self.get(rows), mirrored)
+
+    def text(self, rows: Tensor) -> Tensor | None:
+        """See ``Examples``: a source's captions are words."""
+        return None
 
     def subset(self, rows: Tensor) -> ImageSet:
         """The set of the pictures of ``rows`` (M,) int64, copied, in that order, with the same classes."""
@@ -202,15 +217,17 @@ class LazyImageSet:
         """The pictures of ``rows`` (B,) int64, cropped as the decoder does: uint8 (B, C, H, W), decoded in threads."""
         return self._decoded([(row, None) for row in rows.tolist()])
 
-    def draw(self, rows: Tensor, mirrored: Tensor, seed: int, step: int, epoch: Tensor | None = None) -> Tensor:
+    def draw(self, rows: Tensor, mirrored: Tensor, seed: int, epoch: Tensor | None = None) -> Tensor:
         """The pictures of ``rows``, cropped anew each epoch and mirrored or not, as pixels (see ``Examples``)."""
         if not self._crop.drawn:
             return _pixels(self.get(rows), mirrored)
-        epochs = [0] * len(rows) if epoch is None else epoch.tolist()
-        keys = zip(epochs, self.indices[rows].tolist(), strict=True)
-        draws = [rng.generator(seed, "crop", *key) for key in keys]
+        draws = [rng.generator(seed, "crop", *key) for key in keys(self.indices, rows, epoch).tolist()]
         placed = [(row, self._crop.draw(self._size(row), draw)) for row, draw in zip(rows.tolist(), draws, strict=True)]
         return _pixels(self._decoded(placed), mirrored)
+
+    def text(self, rows: Tensor) -> Tensor | None:
+        """See ``Examples``: a source's captions are words."""
+        return None
 
     def subset(self, rows: Tensor) -> LazyImageSet:
         """The set of the pictures of ``rows`` (M,) int64, in that order, with the same classes."""
@@ -269,7 +286,7 @@ def load_images(
     named in ``skipped`` and ``notes``. Raises UserError when more than 1% do not decode, and for a size or channels
     that cannot be.
     """
-    _check(size, channels)
+    check_size(size, channels)
     seen = survey(source, progress)
     height_width = seen.commonest_size if size is None else (size, size) if isinstance(size, int) else size
     workers = workers or default_workers(seen.commonest_size)
@@ -289,7 +306,8 @@ def labels_of(source: Source) -> Tensor:
     return labels_by_place(len(source), torch.arange(len(source)), labels)
 
 
-def _check(size: int | Size | None, channels: int | None) -> None:
+def check_size(size: int | Size | None, channels: int | None = None) -> None:
+    """Raises UserError for a size (H, W), or one number for both, and channels that images cannot be brought to."""
     sides = () if size is None else (size,) if isinstance(size, int) else tuple(size)
     if any(not 1 <= side <= _LONGEST for side in sides) or len(sides) > 2:
         raise UserError(

@@ -17,13 +17,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from ditkit.base import rng
 from ditkit.base.errors import UserError
 from ditkit.base.files import expanded
 from ditkit.data import store as files
+from ditkit.data.images import keys
 from ditkit.data.order import Groups, labels_by_place
 from ditkit.data.store import Manifest, Plan
-from ditkit.encoders.autoencoder import per_channel, whitened_identity
+from ditkit.encoders.autoencoder import per_channel, posterior_noise, whitened_identity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,10 +193,15 @@ class Latents:
     def notes(self) -> list[str]:
         """What the store is, for the log."""
         plan = self.store.plan
-        note = (
+        told = [
             f"{len(self.store):,} encoded images from {self.store.folder} ({plan.dtype}, {plan.autoencoder.identity})"
-        )
-        return [note]
+        ]
+        if plan.text:
+            told.append(
+                f"embeddings {plan.text.shape} of their captions by {plan.text.identity}: a network finds them in its "
+                "condition's text; one that takes no text leaves them"
+            )
+        return told
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -214,17 +219,28 @@ class Latents:
         """The embeddings of the captions of some of its rows (B,), float32 (B, ...); None where there are none."""
         return self.store.text(self.rows[rows])
 
-    def draw(self, rows: Tensor, mirrored: Tensor, seed: int, step: int, epoch: Tensor | None = None) -> Tensor:
+    def draw(self, rows: Tensor, mirrored: Tensor, seed: int, epoch: Tensor | None = None) -> Tensor:
         """Normalised latents (B, c, h, w) float32 of rows (B,), drawn from the posterior of the image, or where
-        ``mirrored`` (B,) of its mirror image, with the noise of ``ditkit.encoders.autoencoder.encode_keyed``.
+        ``mirrored`` (B,) of its mirror image, with the noise of ``ditkit.encoders.autoencoder.posterior_noise``.
         """
-        noise = torch.randn((len(rows), *self.shape), generator=rng.generator(seed, "posterior", step))
+        noise = posterior_noise(self.shape, seed, keys(self.indices, rows, epoch))
         mean, std = self.store.posterior(self.rows[rows], mirrored)
-        return self.normalisation(mean + std * noise)
+        drawn = self.normalisation(mean + std * noise)
+        if not drawn.isfinite().all():
+            raise UserError(
+                f"latent store {self.store.folder} holds latents that are not finite: expected finite numbers; find "
+                f"what was altered with ditkit encode --verify {self.store.folder}, and copy that anew"
+            )
+        return drawn
 
 
 def open_latents(store: LatentStore, normalisation: Normalisation) -> Latents:
     """All rows of a store."""
     labels = store.column("label") if store.plan.labels else None
     rows, indices = torch.arange(len(store)), store.column("index")
+    if (odd := indices[(indices < 0) | (indices >= store.plan.source.images)]).numel():
+        raise UserError(
+            f"latent store {store.folder} holds image {odd[0]} of {store.plan.source.images}: expected places from 0; "
+            f"find what was altered with ditkit encode --verify {store.folder}, and copy that anew"
+        )
     return Latents(store, normalisation, rows, labels, store.plan.classes, indices)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ditkit.base import rng
 from ditkit.base.errors import UserError
 from ditkit.condition import Condition
-from ditkit.data.images import Examples
+from ditkit.data.images import Examples, keys
 from ditkit.data.order import mirrored, turn
 
 T = TypeVar("T")
@@ -26,11 +26,13 @@ T = TypeVar("T")
 class Batch:
     """x0: float32 (B, C, H, W), pixels in [-1, 1] or latents.
 
-    condition: labels (B,) or nothing. index: int64 (B,), rows of the set."""
+    condition: labels (B,) and embeddings of captions (B, ...), of what there is. index: int64 (B,), rows of the set.
+    keys: int64 (B, 2), what draws that concern each picture are keyed by (see ``ditkit.data.images.keys``)."""
 
     x0: Tensor
     condition: Condition
     index: Tensor
+    keys: Tensor
 
 
 def batch(
@@ -46,9 +48,10 @@ def batch(
     for e in shown.epoch.unique().tolist() if flip else ():
         here = shown.epoch == e
         turned[here] = mirrored(len(images), seed, e)[shown.index[here]]
-    x0 = images.draw(shown.index, turned, seed, step, shown.epoch)  # BCHW
+    x0 = images.draw(shown.index, turned, seed, shown.epoch)  # BCHW
     label = None if images.labels is None else images.labels[shown.index]
-    return Batch(x0, Condition(label=label), shown.index)
+    condition = Condition(label=label, text=images.text(shown.index))
+    return Batch(x0, condition, shown.index, keys(images.indices, shown.index, shown.epoch))
 
 
 def prefetch(make: Callable[[int], T], start: int = 0, stop: int | None = None, *, ahead: int = 4) -> Generator[T]:

@@ -48,7 +48,7 @@ class Encoder:
     """
 
     identity: str
-    scale: float
+    scale: Annotated[float, Field(gt=0)]
     shift: float
     spec: str
     precision: str
@@ -318,11 +318,18 @@ def _statistics(plan: Plan, records: Sequence[Record]) -> Statistics:
 
 def check_sizes(store: Path, manifest: Manifest) -> None:
     """Raises UserError for a file that is missing or has another size than the manifest says. Reads no content."""
-    if len(manifest.rows) != manifest.plan.shards:
-        raise UserError(
-            f"latent store file {store / MANIFEST} is damaged ({len(manifest.rows)} entries in rows, expected "
-            f"{manifest.plan.shards}): {_REMEDY}"
-        )
+    plan, statistics = manifest.plan, manifest.statistics
+    shards = {shard_name(number) for number in range(len(manifest.rows))}
+    for found, expected, what in (
+        (len(manifest.rows), plan.shards, "entries in rows"),
+        (len(statistics.mean), plan.shape[0], "means in statistics"),
+        (len(statistics.std), plan.shape[0], "deviations in statistics"),
+        (len(shards & manifest.files.keys()), plan.shards, "shards in files"),
+    ):
+        if found != expected:
+            raise UserError(
+                f"latent store file {store / MANIFEST} is damaged ({found} {what}, expected {expected}): {_REMEDY}"
+            )
     for name, file in manifest.files.items():
         path = store / name
         size = path.stat().st_size if path.is_file() else None
@@ -333,18 +340,22 @@ def check_sizes(store: Path, manifest: Manifest) -> None:
 
 def check_shard(path: Path, plan: Plan, rows: int, tensors: dict[str, Tensor]) -> None:
     """Raises UserError where a shard's tensors are not those of the plan, or of other rows than the manifest says."""
-    moments = (rows, 2, *plan.shape)
-    wanted: dict[str, tuple[int, ...]] = {"mean": moments, "std": moments, "index": (rows,)}
+    dtype = DTYPES[plan.dtype]
+    moments, column = ((rows, 2, *plan.shape), dtype), ((rows,), torch.int64)
+    wanted: dict[str, tuple[tuple[int, ...], torch.dtype]] = {"mean": moments, "std": moments, "index": column}
     if plan.labels:
-        wanted["label"] = (rows,)
+        wanted["label"] = column
     if plan.captions:
-        wanted["caption.end"] = (rows,)
+        wanted["caption.end"] = column
     if plan.text:
-        wanted["text"] = (rows, *plan.text.shape)
-    for name, shape in wanted.items():
-        found = tuple(tensors[name].shape) if name in tensors else None
-        if found != shape:
-            raise UserError(f"latent store file {path} is damaged ({name} is {found}, expected {shape}): {_REMEDY}")
+        wanted["text"] = ((rows, *plan.text.shape), dtype)
+    for name, (shape, kept) in wanted.items():
+        found = (tuple(tensors[name].shape), tensors[name].dtype) if name in tensors else None
+        if found != (shape, kept):
+            said = "missing" if found is None else f"{found[0]} in {found[1]}"
+            raise UserError(
+                f"latent store file {path} is damaged ({name} is {said}, expected {shape} in {kept}): {_REMEDY}"
+            )
 
 
 def check_sum(store: Path, name: str, file: File) -> None:

@@ -252,13 +252,13 @@ class LatentAutoencoder(nn.Module):
         if channels != self.channels:
             raise UserError(
                 f"the images have {channels} channels, the autoencoder takes {self.channels}: "
-                f"set --data.channels {self.channels}"
+                f"set --data.channels {self.channels} (ditkit encode: --channels)"
             )
         if height % self.factor or width % self.factor:
             near = [max(1, round(side / self.factor)) * self.factor for side in (height, width)]
             raise UserError(
                 f"images of {height}x{width} are not divisible by the autoencoder's factor {self.factor}: "
-                f"set --data.size to a multiple, such as {near[0]} {near[1]}"
+                f"set --data.size (ditkit encode: --size) to a multiple, such as {near[0]} {near[1]}"
             )
         return self.latent_channels, height // self.factor, width // self.factor
 
@@ -327,9 +327,19 @@ class AutoencoderKL(LatentAutoencoder):
     name = "kl"
 
 
-def encode_keyed(autoencoder: Autoencoder, pixels: Tensor, seed: int, step: int) -> Tensor:
-    """Latents of a training batch (B, C, H, W), drawn from the posterior with the noise of (seed, step)."""
+def posterior_noise(shape: Shape, seed: int, keys: Tensor) -> Tensor:
+    """Standard normal (B, c, h, w) that draws images from their posteriors in training, on the CPU.
+
+    keys: (B, 2) int64, the epoch in which each is shown, and its place in the source. The noise of an image hangs on
+    these and the seed alone: not on what it shares a batch with, on the process that takes it, or on where its
+    posterior comes from.
+    """
+    drawn = [torch.randn(shape, generator=rng.generator(seed, "posterior", *key)) for key in keys.tolist()]
+    return torch.stack(drawn) if drawn else torch.empty(0, *shape)
+
+
+def encode_keyed(autoencoder: Autoencoder, pixels: Tensor, seed: int, keys: Tensor) -> Tensor:
+    """Latents of a training batch (B, C, H, W), drawn from the posteriors; keys: see ``posterior_noise``."""
     channels, height, width = pixels.shape[1:]
-    shape = (len(pixels), *autoencoder.latent_shape((channels, height, width)))
-    noise = torch.randn(shape, generator=rng.generator(seed, "posterior", step))
+    noise = posterior_noise(autoencoder.latent_shape((channels, height, width)), seed, keys)
     return autoencoder.encode(pixels, noise.to(pixels.device))

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ditkit.base.errors import UserError
 from ditkit.encoders.autoencoder import Apply, Autoencoded, LatentAutoencoder, at_once
 from ditkit.nn.init import allocate, initialise
 
@@ -37,6 +38,11 @@ class PatchAutoencoderKL(LatentAutoencoder):
     def arguments(cls, known: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
         """See ``LatentAutoencoder``."""
         patch = int(config["patch_size"])
+        if known["channels"] % patch**2:
+            raise UserError(
+                f"its config.json says patch_size {patch}, for a multiple of {patch**2} channels, the weights take "
+                f"{known['channels']}: put the config.json of these there"
+            )
         return {**known, "channels": known["channels"] // patch**2, "patch_size": patch}
 
     def own_config(self) -> dict[str, Any]:
@@ -80,7 +86,8 @@ class VQModel(LatentAutoencoder):
         """Of the code nearest to each latent of z (B, c, h, w): (B, h, w) int64; equation 1 of van den Oord et al."""
         codes_Kc = self.codebook.weight.to(z.dtype)
         rows_Nc = z.movedim(1, -1).flatten(0, -2)
-        distance_NK = codes_Kc.square().sum(1) - 2 * rows_Nc @ codes_Kc.mT  # but for |z|^2, which ranks nothing
+        with torch.autocast(z.device.type, enabled=False):  # rounded products would take codes for their neighbours
+            distance_NK = codes_Kc.square().sum(1) - 2 * rows_Nc @ codes_Kc.mT  # but for |z|^2, which ranks nothing
         return distance_NK.argmin(1).unflatten(0, (z.shape[0], *z.shape[2:]))
 
     def codes(self, indices: Tensor, dtype: torch.dtype) -> Tensor:

@@ -215,5 +215,5 @@ class SharedNorms:
         mean = total / count  # 1 G
         variance = squares / count - mean.square()
         width = norm.num_channels // norm.num_groups
-        mean, variance = (s.repeat_interleave(width, 1).to(x.dtype)[0] for s in (mean, variance))
+        mean, variance = (s.repeat_interleave(width, 1).to(norm.weight.dtype)[0] for s in (mean, variance))
         return F.batch_norm(x, mean, variance, norm.weight, norm.bias, training=False, eps=norm.eps)

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ditkit.base import rng
 from ditkit.data.loader import Batch
-from ditkit.encoders.autoencoder import LatentAutoencoder
+from ditkit.encoders.autoencoder import LatentAutoencoder, posterior_noise
 from ditkit.encoders.discriminator import PatchDiscriminator
 from ditkit.objectives.loss import Loss, mean_flat
 from ditkit.objectives.reconstruction import adaptive_weight, hinge_discriminator, hinge_generator
@@ -72,8 +71,8 @@ class Autoencoding:
         """See ``Task``."""
         device, x = next(self.net.parameters()).device, batch.x0
         channels, height, width = x.shape[1:]
-        shape = (len(x), *self.net.autoencoder.latent_shape((channels, height, width)))
-        noise = torch.randn(shape, generator=rng.generator(self.seed, "posterior", step))
+        shape = self.net.autoencoder.latent_shape((channels, height, width))
+        noise = posterior_noise(shape, self.seed, batch.keys)
         return Pictures(x.to(device), noise.to(device), step)
 
     def loss(self, net: nn.Module, work: Pictures) -> Loss:

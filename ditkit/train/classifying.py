@@ -68,7 +68,7 @@ class Classifying:
         device, x0, label = next(self.net.parameters()).device, batch.x0, batch.condition.label
         assert label is not None
         if self.encode:
-            x0 = self.encode(x0.to(device), step)
+            x0 = self.encode(x0.to(device), batch.keys)
         draws, _ = draw(self.seed, step, x0, self.path, 0.0, self.density)
         x_t = self.path.mix(x0.to(device), draws.eps.to(device), draws.t.to(device))
         time = self.path.network_time(draws.t).to(device, torch.float32)

@@ -20,8 +20,8 @@ UNIFORM = Uniform()
 """All training times alike."""
 
 Objective = Callable[[Denoiser, Tensor, Draws], Loss]
-Encode = Callable[[Tensor, int], Tensor]
-"""Pixels (B, C, H, W) on the trainer's device and the step to latents (B, c, h, w) on it."""
+Encode = Callable[[Tensor, Tensor], Tensor]
+"""Pixels (B, C, H, W) on the trainer's device and the keys (B, 2) of their draws to latents (B, c, h, w) on it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Denoising:
         """See ``Task``."""
         device, x0 = next(self.net.parameters()).device, batch.x0
         if self.encode:
-            x0 = self.encode(x0.to(device), step)
+            x0 = self.encode(x0.to(device), batch.keys)
         draws, dropped = draw(self.seed, step, x0, self.denoiser.path, self.label_dropout, self.density)
         weight = self.density.loss_weight(draws.t, self.denoiser.path).float()
         condition = batch.condition.drop(dropped).to(device)

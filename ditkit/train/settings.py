@@ -60,6 +60,18 @@ class LoopSettings:
 
 
 @dataclass(frozen=True, config=STRICT)
+class AutoencoderSettings(LoopSettings):
+    """How an autoencoder is trained: its steps take long for so few images, since it works at full resolution."""
+
+    batch_size: Positive = 16
+    """Images per optimiser step."""
+    log_every: Positive = 10
+    """Steps between lines of log.jsonl."""
+    checkpoint_every: Positive = 1_000
+    """Steps between checkpoints, each with the autoencoder as it is then."""
+
+
+@dataclass(frozen=True, config=STRICT)
 class TrainSettings(LoopSettings):
     """How a denoiser is trained."""
 

@@ -32,11 +32,15 @@ _BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 
 @dataclasses.dataclass
 class Hook:
-    """Something to do with the trainer after every ``every`` steps. makes: what, in words, for whoever waits for it."""
+    """Something to do with the trainer after every ``every`` steps, and at the end where its owner wants it.
+
+    makes: what, in words, for whoever waits for it. when_stopped: also when a signal stopped the training.
+    """
 
     every: int
     call: Callable[[Any], None]
     makes: str = "results"
+    when_stopped: bool = False
 
 
 class Trainer(Generic[T]):
@@ -83,18 +87,19 @@ class Trainer(Generic[T]):
         self.net.train()
         net = compiled(self.net) if s.compile else self.net
         self.meter.start()
-        start, before = time.perf_counter(), self.seconds
+        start, before, told = time.perf_counter(), self.seconds, ""
         with tqdm(total=1.0, initial=self.progress, desc="training", bar_format=_BAR, dynamic_ncols=True) as bar:
             while not self.finished and not self.stopping:
                 self.meter.add(*self.one_step(net, next(batches)))
                 self.seconds = before + time.perf_counter() - start
+                bar.set_postfix_str(f"step {self.step:,}{told}", refresh=False)
                 bar.update(self.progress - bar.n)
-                if self.step % s.log_every == 0 or self.step == s.steps:
+                if self.step % s.log_every == 0 or self.finished:
                     self.meter.check_finite(self.step)
                     record = self.meter.read(self.step, self.lr, self.seconds)
                     log(record)
-                    said = f"loss {record['loss']:.4f}, {record['images_per_s']:.0f} images/s"
-                    bar.set_postfix_str(f"step {self.step:,}, {said}", refresh=False)
+                    told = f", loss {record['loss']:.4f}, {record['images_per_s']:.3g} images/s"
+                    bar.set_postfix_str(f"step {self.step:,}{told}", refresh=False)
                 for hook in hooks:
                     if self.step % hook.every == 0 and not self.finished:
                         self.meter.check_finite(self.step)

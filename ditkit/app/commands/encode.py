@@ -26,6 +26,8 @@ class Options:
     data: Annotated[str, tyro.conf.arg(help=f"The images: {SOURCES}.")] = ""
     autoencoder: str = ""
     """The autoencoder: a folder (also a run), a file of weights, or a name on the hub (OWNER/NAME[/FOLDER])."""
+    autoencoder_scale: str | None = None
+    """Its scale, where its files do not say it: sd, sdxl, sd3, flux, a number, or SCALE,SHIFT."""
     out: Path | None = None
     """The store's folder: new, or one that was begun with the same settings."""
     size: int | tuple[int, int] | None = None
@@ -39,7 +41,7 @@ class Options:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """How the latents are kept; the halves take half the space."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """How the autoencoder computes."""
+    """How the autoencoder computes; what is written is as dtype says."""
     tile: Tile | None = None
     """Take images of more latents a side than this apart, to encode them in less memory; None: none."""
     shard: Positive = 512
@@ -66,6 +68,7 @@ def main(args: Sequence[str]) -> int:
     job = Job(
         data=options.data,
         autoencoder=options.autoencoder,
+        autoencoder_scale=options.autoencoder_scale,
         size=options.size,
         channels=options.channels,
         crop=options.crop,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from pydantic.dataclasses import dataclass
@@ -137,6 +137,8 @@ class Options:
     """auto, cpu, cuda, ...; None: the recipe's."""
     tile: Tile | None = None
     """Decode images of more latents a side than this in tiles, which takes less memory; None: as in the recipe."""
+    autoencoder_precision: Literal["float32", "bfloat16"] | None = None
+    """How the autoencoder computes in decoding; None: as in the recipe."""
     how: Annotated[How, tyro.conf.arg(name="")] = dataclasses.field(default_factory=How)
 
 
@@ -152,8 +154,9 @@ def main(args: Sequence[str]) -> int:
     out = options.out or run.samples / f"seed-{options.seed}"
     check_new_folder(out)
     check_sampling(run.recipe, sampling)
-    if options.tile is not None:
-        data = dataclasses.replace(run.recipe.data, tile=options.tile)
+    over = {"tile": options.tile, "autoencoder_precision": options.autoencoder_precision}
+    if given := {name: value for name, value in over.items() if value is not None}:
+        data = dataclasses.replace(run.recipe.data, **given)
         run = dataclasses.replace(run, recipe=dataclasses.replace(run.recipe, data=data))
     model = load_model(run, device=options.device, weights=options.weights)
     if options.size is not None:

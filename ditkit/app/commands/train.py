@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 from pydantic.dataclasses import dataclass
+from tyro.conf import Positional, arg
 
 from ditkit.app.launch import Where, launch
 from ditkit.app.recipe import Recipe
+from ditkit.app.recipe_files import ready
 from ditkit.train.settings import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)
 class Options(Where, Recipe):
     """Train a diffusion transformer. Every leaf of the recipe can be overridden here."""
+
+    recipe: Annotated[str | None, Positional, arg(help_behavior_hint=ready(Recipe))] = None
+    """A recipe: a .py or .yaml file, or a ready one by name."""
 
 
 def main(args: Sequence[str]) -> int:

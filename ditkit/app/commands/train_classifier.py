@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 from pydantic.dataclasses import dataclass
+from tyro.conf import Positional, arg
 
 from ditkit.app.launch import Where, launch
 from ditkit.app.recipe import ClassifierRecipe
+from ditkit.app.recipe_files import ready
 from ditkit.train.settings import STRICT
 
 
@@ -17,6 +20,9 @@ class Options(Where, ClassifierRecipe):
 
     Every leaf of the recipe can be overridden here. Of a denoiser's recipe, what concerns no classifier is unused.
     """
+
+    recipe: Annotated[str | None, Positional, arg(help_behavior_hint=ready(ClassifierRecipe))] = None
+    """A recipe: a .py or .yaml file, or a ready one by name."""
 
 
 def main(args: Sequence[str]) -> int:

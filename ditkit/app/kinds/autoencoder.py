@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from ditkit.app import build, reconstructing
 from ditkit.app.recipe import AutoencoderNetwork, AutoencoderRecipe
-from ditkit.app.run import Run
+from ditkit.app.run import Run, open_checkpoint, open_run
 from ditkit.app.spending import BACKWARD, Item, Subject, Work, of_call, trained
+from ditkit.app.training import read_data, split
 from ditkit.base import registry
 from ditkit.base.errors import UserError
 from ditkit.convert.autoencoder import save_autoencoder
@@ -23,6 +26,7 @@ from ditkit.encoders.autoencoder import Identity, LatentAutoencoder
 from ditkit.encoders.discriminator import PatchDiscriminator, smallest
 from ditkit.evaluate.networks.lpips import HEADS, LPIPS, VGG
 from ditkit.objectives.reconstruction import laplacian
+from ditkit.train import checkpoint
 from ditkit.train.autoencoding import Autoencoding, Opponents, Perceptual
 from ditkit.train.trainer import Hook, Trainer
 
@@ -59,6 +63,11 @@ class AutoencoderRuns:
             )
         if recipe.data.tile is not None:
             raise UserError(f"--data.tile {recipe.data.tile}: an autoencoder learns from whole images; leave it out")
+        if recipe.data.autoencoder_precision != "float32":
+            raise UserError(
+                f"--data.autoencoder-precision {recipe.data.autoencoder_precision} is of a frozen autoencoder: one in "
+                "training computes as --train.precision says; leave it out"
+            )
         if recipe.data.buckets is not None:
             raise UserError(
                 f"--data.buckets {recipe.data.buckets}: an autoencoder learns from images of one shape; leave it out"
@@ -144,17 +153,54 @@ class AutoencoderRuns:
         like they are (into the log too).
         """
         every = self.settings.train.checkpoint_every
-        return [Hook(every, lambda trainer: self._publish(run, trainer, held), "reconstructions")]
+        return [
+            Hook(every, lambda trainer: _save(run, _averaged(trainer.ema.net), self.learned), "autoencoder", True),
+            Hook(every, lambda trainer: self._show(run, trainer, held), "reconstructions"),
+        ]
 
-    def _publish(self, run: Run[AutoencoderRecipe], trainer: Trainer[Autoencoding], held: Examples | None) -> None:
-        net = trainer.ema.net.autoencoder
-        assert isinstance(net, LatentAutoencoder)
-        reconstructing.normalise(net, self.learned)
-        save_autoencoder(net, run.folder / FOLDER)
+    @staticmethod
+    def publish(folder: Path) -> None:
+        """Writes a run's autoencoder as its training does, of the newest checkpoint, where it is not there yet.
+
+        UserError where the run is being trained, or its images are not there any more.
+        """
+        run = open_run(folder, AutoencoderRecipe)
+        if (run.folder / FOLDER).is_dir() or not checkpoint.steps(run.folder):
+            return
+        with run.alone():
+            found = open_checkpoint(checkpoint.latest(run.folder))
+            tqdm.write(f"run {run.folder} has no {FOLDER} yet: it is made from its checkpoint of step {found.step:,}")
+            nets = AutoencoderRuns.network(run.recipe, found.about)
+            checkpoint.load_weights(nets, found.tensors("ema"), found.folder)
+            device = build.device(run.recipe.train.device)
+            learned, _ = split(read_data(run.recipe, Identity())[0], run.recipe)
+            _save(run, _averaged(nets.to(device).eval().requires_grad_(False)), learned)
+
+    def _show(self, run: Run[AutoencoderRecipe], trainer: Trainer[Autoencoding], held: Examples | None) -> None:
+        net, few = _averaged(trainer.ema.net), _some(run.recipe, 2, 32, 256)
         reconstructing.picture(net, self.learned, run.samples / f"step-{trainer.step:07d}.png")
-        reconstructing.tell(net, self.learned, held, run, trainer.step)
+        reconstructing.tell(net, self.learned, held, run, trainer.step, few)
         if trainer.finished:
             tqdm.write(f"ditkit report {run.folder} shows the reconstructions, and measures them in full")
+
+
+def _averaged(nets: nn.Module) -> LatentAutoencoder:
+    """The autoencoder of both networks' moving average."""
+    assert isinstance(nets, Opponents)
+    return nets.autoencoder
+
+
+def _save(run: Run[AutoencoderRecipe], net: LatentAutoencoder, learned: Examples) -> None:
+    """Writes RUN/autoencoder, its latents brought to mean 0 and deviation 1."""
+    reconstructing.normalise(net, learned, _some(run.recipe, 4, 64, reconstructing.MEASURED))
+    save_autoencoder(net, run.folder / FOLDER)
+
+
+def _some(recipe: AutoencoderRecipe, batches: int, least: int, most: int) -> int:
+    """How many images to look at with each checkpoint: so many batches of them, which takes about as long as a step,
+    and on a processor that may be a minute.
+    """
+    return min(max(least, batches * recipe.train.batch_size), most)
 
 
 def settled(perceptual: str) -> str:
