@@ -237,7 +237,8 @@ class Inception:
         counters = {key: torch.tensor(0) for key in net.state_dict() if key.endswith(COUNTER)}  # training's, unused
         net.load_state_dict({**state, **counters}, assign=True)
         # channels last: pooling on a CPU takes a fraction of the time
-        self.net = net.float().to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        net = net.float().to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.net = net.eval().requires_grad_(False)
         self.protocol = NetworkProtocol(
             network="inception-v3-2015-12-05",
             weights=weights_hash(state),
