@@ -256,7 +256,7 @@ REFUSED = {
     "--guidance-negative cat,dog": ["--guidance-negative cat,dog", "expected one class"],
     "--guidance-weak nowhere": ["nowhere", "does not exist"],
     "--guidance-weak-scale inf": ["--guidance-weak-scale inf", "finite"],
-    "--guidance-weak-weights mine": ["--guidance-weak-weights 'mine'", "'ema'"],
+    "--guidance-weak-weights mine": ["--guidance-weak-weights mine does nothing without --guidance-weak"],
 }
 
 

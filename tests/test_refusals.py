@@ -234,7 +234,7 @@ BAD_SAMPLING = {
     "--guidance-interval .5 .1": ["0.5 to 0.1", "low <= high"],
     "--guidance-interval .5": ["--guidance-interval '.5'", "FLOAT FLOAT"],
     "--batch-size 0": ["--batch-size 0", "greater than 0"],
-    "--weights mine": ["--weights 'mine'", "'ema'", "'weights'"],
+    "--weights mine": ["has no weights 'mine'", "expected one of ema, weights"],
     "--device cuda:99": ["'cuda:99'", "expected auto, cpu"],
     "--numm 3": ["--numm", "did you mean --num?"],
     "--guidance-weak-scale 3": ["--guidance-weak-scale 3.0 does nothing without --guidance-weak", "leave the option"],

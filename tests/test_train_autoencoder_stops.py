@@ -106,6 +106,9 @@ def test_a_training_ended_by_its_minutes_says_its_steps_and_its_loss(
     shown: list[str] = []
 
     class Bar(loop.tqdm):  # type: ignore[misc, valid-type]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs, mininterval=0)
+
         def refresh(self, *args: Any, **kwargs: Any) -> None:
             shown.append(str(self))
 

@@ -14,7 +14,7 @@ import re
 import sys
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -75,16 +75,23 @@ def parse(kind: type[T], command: str, args: Sequence[str], *, default: Any = No
 
 
 _PATIENCE = 1.0
-"""Seconds of loading that pass without a word."""
+"""Seconds that pass without a word."""
 
 
 def load(command: str) -> None:
     """Loads PyTorch, with a word where that takes long."""
-    timer = threading.Timer(_PATIENCE, lambda: print(f"ditkit {command}: loading PyTorch", file=sys.stderr, flush=True))
+    with telling(f"ditkit {command}: loading PyTorch"):
+        importlib.import_module("torch")
+
+
+@contextlib.contextmanager
+def telling(said: str) -> Iterator[None]:
+    """Says on stderr what is done within it, where it takes long and has no steps to show."""
+    timer = threading.Timer(_PATIENCE, lambda: print(said, file=sys.stderr, flush=True))
     timer.daemon = True
     timer.start()
     try:
-        importlib.import_module("torch")
+        yield
     finally:
         timer.cancel()
 

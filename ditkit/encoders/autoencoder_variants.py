@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ditkit.base.errors import UserError
 from ditkit.encoders.autoencoder import Apply, Autoencoded, LatentAutoencoder, at_once
+from ditkit.nn.autocast import without_autocast
 from ditkit.nn.init import allocate, initialise
 
 CERTAIN = -30.0
@@ -86,7 +87,7 @@ class VQModel(LatentAutoencoder):
         """Of the code nearest to each latent of z (B, c, h, w): (B, h, w) int64; equation 1 of van den Oord et al."""
         codes_Kc = self.codebook.weight.to(z.dtype)
         rows_Nc = z.movedim(1, -1).flatten(0, -2)
-        with torch.autocast(z.device.type, enabled=False):  # rounded products would take codes for their neighbours
+        with without_autocast(z.device.type):  # rounded products would take codes for their neighbours
             distance_NK = codes_Kc.square().sum(1) - 2 * rows_Nc @ codes_Kc.mT  # but for |z|^2, which ranks nothing
         return distance_NK.argmin(1).unflatten(0, (z.shape[0], *z.shape[2:]))
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from ditkit.base.errors import UserError
 from ditkit.condition import NULL_LABEL
+from ditkit.nn.autocast import without_autocast
 
 # Shapes: B batch, N tokens, D width, C channels, h x w grid of patches.
 
@@ -23,12 +23,6 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Ten
     frequencies = torch.exp(-math.log(max_period) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
     angles = t.float()[:, None] * frequencies  # B dim/2
     return nn.functional.pad(torch.cat([angles.cos(), angles.sin()], dim=-1), (0, dim % 2))
-
-
-def _without_autocast(device_type: str) -> AbstractContextManager[object]:
-    if not torch.amp.is_autocast_available(device_type):  # the meta device, where costs are counted
-        return nullcontext()
-    return torch.autocast(device_type, enabled=False)
 
 
 class TimeEmbedding(nn.Module):
@@ -46,7 +40,7 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """(B,) to (B, D) in the dtype of the weights."""
-        with _without_autocast(t.device.type):
+        with without_autocast(t.device.type):
             waves = timestep_embedding(t, self.frequencies, self.max_period).to(self.inner.weight.dtype)
             return self.outer(nn.functional.silu(self.inner(waves)))
 

@@ -98,7 +98,7 @@ class Trainer(Generic[T]):
                     self.meter.check_finite(self.step)
                     record = self.meter.read(self.step, self.lr, self.seconds)
                     log(record)
-                    told = f", loss {record['loss']:.4f}, {record['images_per_s']:.3g} images/s"
+                    told = f", loss {record['loss']:.4f}, {_rate(record['images_per_s'])} images/s"
                     bar.set_postfix_str(f"step {self.step:,}{told}", refresh=False)
                 for hook in hooks:
                     if self.step % hook.every == 0 and not self.finished:
@@ -123,6 +123,10 @@ class Trainer(Generic[T]):
             average.update(self.net, warmed(self.decays[name], self.step))
         self.step += 1
         return totals, norm
+
+
+def _rate(images_per_s: float) -> str:
+    return f"{images_per_s:,.0f}" if images_per_s >= 10 else f"{images_per_s:.2g}"
 
 
 class Interrupted(BaseException):

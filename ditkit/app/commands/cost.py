@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from tqdm import tqdm
 
-from ditkit.app.cli import load, parse
+from ditkit.app.cli import load, parse, telling
 from ditkit.app.recipe import Recipe
 from ditkit.base.errors import UserError
 from ditkit.train.settings import STRICT
@@ -55,7 +54,7 @@ def main(args: Sequence[str]) -> int:
     from ditkit.app import cost_table
     from ditkit.base.files import write_json
 
-    with tqdm(desc="counting", bar_format="{desc}", leave=False):  # PyTorch's first count takes seconds
+    with telling("ditkit cost: counting"):  # PyTorch's first count takes seconds
         options, about, whole, works = _counted(what, args)
     print("\n".join(f"{key:<9}  {value}" for key, value in about.items()))
     print(f"\n{cost_table.tree(whole, options.depth)}\n")

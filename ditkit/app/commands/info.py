@@ -8,9 +8,8 @@ from typing import Annotated, Any
 
 import tyro
 from pydantic.dataclasses import dataclass
-from tqdm import tqdm
 
-from ditkit.app.cli import parse
+from ditkit.app.cli import parse, telling
 from ditkit.base.errors import UserError
 from ditkit.train.settings import STRICT
 
@@ -121,7 +120,7 @@ def _run(folder: Path, step: Path | None, show_recipe: bool) -> int:
 def _cost(net: Any, *inputs: Any) -> dict[str, Any]:
     from ditkit.nn.cost import cost
 
-    with tqdm(desc="counting", bar_format="{desc}", leave=False):  # the first count takes PyTorch a few seconds
+    with telling("ditkit info: counting"):  # the first count takes PyTorch a few seconds
         said = cost(net, *inputs)
     rows = {
         "parameters": f"{said.parameters:,}",
