@@ -283,7 +283,7 @@ def test_weak_models_that_do_not_belong_are_refused(
         assert_refused(said, "--guidance-weak", weak, *words)
     said = ditkit("sample", unconditional, "--out", tmp_path / "s", "--guidance-negative", "cat")
     assert_refused(said, "--guidance-negative cat", "unconditional")
-    monkeypatch.setattr("ditkit.app.run.load_model", lambda *args, **kwargs: pytest.fail("long work began"))
+    monkeypatch.setattr("ditkit.app.build.network", lambda *args, **kwargs: pytest.fail("long work began"))
     for command in (["sample", run, "--out", tmp_path / "s"], ["evaluate", run]):
         assert_refused(ditkit(*command, "--guidance-weak", tmp_path / "vp"), "--guidance-weak", "'cosine' and 'vp'")
     assert not (tmp_path / "s").exists()
@@ -301,5 +301,5 @@ def test_a_model_is_read_once_however_often_it_guides(run: Path, longer: Path, m
     model = load_model(open_run(longer))
     settings = Sampling(guidance_weak=str(run), steps="2")
     first = model.guides(settings).weak
-    monkeypatch.setattr("ditkit.app.run.load_model", lambda *args, **kwargs: pytest.fail("read again"))
+    monkeypatch.setattr("ditkit.app.build.network", lambda *args, **kwargs: pytest.fail("read again"))
     assert model.guides(settings).weak == first
