@@ -157,3 +157,12 @@ def test_a_run_keeps_where_its_guide_is(pets: Path, tmp_path: Path, monkeypatch:
 
 _CLASSIFIER = [word for pair in zip(TINY[::2], TINY[1::2], strict=True) if "sample" not in pair[0] for word in pair]
 """The options of ``TINY`` that a classifier's run takes."""
+
+
+@pytest.mark.parametrize("kind", ["kl", "fast"])
+def test_what_takes_a_processor_long_is_said_before_it_begins(kind: str, pets: Path, tmp_path: Path) -> None:
+    options = ["--train.device", "cpu", "--network.autoencoder", kind, "--train.steps", 1]
+    said = made(train_autoencoder(pets, tmp_path / "r", *options)).err
+    assert any("takes seconds for a step; made for processors: --network.autoencoder fast" in s for s in said) == (
+        kind == "kl"
+    )

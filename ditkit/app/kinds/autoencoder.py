@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,12 @@ class AutoencoderRuns:
                 f"images of {height}x{width} are too small for --loss.perceptual {loss.perceptual} and "
                 f"--loss.discriminator-layers {loss.discriminator_layers}: expected {least}x{least} at least; take "
                 "laplacian, fewer layers or --loss.game-from None"
+            )
+        if self.device.type == "cpu" and net.autoencoder.patch_size == 1:
+            tqdm.write(
+                f"without a GPU, {recipe.network.autoencoder} takes seconds for a step; made for processors: "
+                "--network.autoencoder fast, as in the recipes autoencoder_mnist and autoencoder_cifar10",
+                file=sys.stderr,
             )
         self.learned = images
         return Autoencoding(
