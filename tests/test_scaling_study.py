@@ -136,6 +136,23 @@ def test_a_killed_study_goes_on_and_trains_nothing_twice(
         assert again[name]["sampling"] == one["sampling"]
 
 
+def test_what_a_killed_study_drew_is_shown(pets: Path, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in done.glob("runs/*/sampling.json"):
+        path.unlink()
+    drawn, original = [], sampling._draw
+
+    def killed(*args):
+        if len(drawn) == 3:  # the second model's second budget
+            raise KeyboardInterrupt
+        drawn.append(args)
+        return original(*args)
+
+    monkeypatch.setattr(sampling, "_draw", killed)
+    assert study(pets, done).code == 130
+    shown = [[p["evaluations"] for p in one["sampling"]] for one in points(done).values()]
+    assert shown == [[2, 3], [2], [], []]
+
+
 def test_a_run_that_was_killed_before_it_had_a_recipe_is_begun_anew(pets: Path, tmp_path: Path) -> None:
     half = tmp_path / "study" / "runs" / "8x1-p4" / ".recipe.yaml.writing-1"
     half.parent.mkdir(parents=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,22 +62,22 @@ def tasks(recipe: Recipe, evaluations: Sequence[int]) -> list[Task]:
     return plan(recipe.process, own, [str(choice)], evaluations)
 
 
-def drawn(run: Run[Recipe], against: Reference, planned: Sequence[Task], label: str) -> list[Drawn]:
-    """The run's samples at each planned budget, measured; those that were made before are read, new ones kept at once.
+def known(run: Run[Recipe], against: Reference, planned: Sequence[Task]) -> list[Drawn]:
+    """What was drawn of the run before at the planned budgets. UserError where what was kept is damaged."""
+    kept = _kept(run)
+    return [kept[said] for task in planned if (said := _protocol(run, task, against)) in kept]
 
-    UserError where what was kept is damaged.
-    """
+
+def draw(run: Run[Recipe], against: Reference, planned: Sequence[Task], label: str) -> Iterator[None]:
+    """Draws and measures the run's samples at each planned budget that is not known yet, and keeps each at once."""
     model: Model | None = None
-    points = []
     for k, task in enumerate(planned):
-        said = _protocol(run, task, against)
-        known = _kept(run).get(said)
-        if known is None:
-            model = model or load_model(run)
-            known = _draw(model, task, against, f"{label}, {task.evaluations} evaluations ({k + 1} of {len(planned)})")
-            _keep(run, said, known)
-        points.append(known)
-    return points
+        if known(run, against, [task]):
+            continue
+        model = model or load_model(run)
+        said = f"{label}, {task.evaluations} evaluations ({k + 1} of {len(planned)})"
+        _keep(run, _protocol(run, task, against), _draw(model, task, against, said))
+        yield
 
 
 def _protocol(run: Run[Recipe], task: Task, against: Reference) -> str:

@@ -17,10 +17,11 @@ from ditkit.app.kinds.denoiser import DenoiserRuns
 from ditkit.app.looking import ORDERED
 from ditkit.app.recipe import Model, Recipe
 from ditkit.app.references import Reference, Space, open_reference
+from ditkit.app.run import Run
 from ditkit.app.scaling_study import grid, pages, runs
 from ditkit.app.scaling_study.grid import Candidate
 from ditkit.app.scaling_study.results import Entry, Findings
-from ditkit.app.scaling_study.sampling import drawn, place, tasks
+from ditkit.app.scaling_study.sampling import draw, known, place, tasks
 from ditkit.app.solver_study.choice import Task
 from ditkit.app.training import Means, Stopped, check_apart, read_data
 from ditkit.base.errors import UserError, unknown
@@ -89,7 +90,6 @@ class Study:
     against: Reference
     means: Means
     facts: dict[str, Any]
-    sampled: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -106,7 +106,9 @@ class Study:
         entries = []
         for c in self.candidates:
             run = runs.existing(c, place(self.folder, c.folder))
-            entries.append(Entry.of(c, run, self.metric, self.sampled.get(c.name, ())))
+            drawable = _drawable(self, c)
+            sampled = known(drawable, self.against, self.wanted.sampling) if drawable else ()
+            entries.append(Entry.of(c, run, self.metric, sampled))
         better = ORDERED[self.wanted.metric]
         return Findings(self.folder, self.metric, better, self.protocol, tuple(entries), self.wanted.budgets)
 
@@ -212,8 +214,12 @@ def _train(made: Study) -> Stopped | None:
 
 def _sample(made: Study) -> None:
     for candidate in made.candidates:
-        run = runs.existing(candidate, place(made.folder, candidate.folder))
-        if run is None or runs.failure(run) or not checkpoint.steps(run.folder):
-            continue
-        made.sampled[candidate.name] = drawn(run, made.against, made.wanted.sampling, candidate.name)
-        made.write()
+        if (run := _drawable(made, candidate)) is not None:
+            for _ in draw(run, made.against, made.wanted.sampling, candidate.name):
+                made.write()
+
+
+def _drawable(made: Study, candidate: Candidate) -> Run[Recipe] | None:
+    """The candidate's run, where it can be drawn from."""
+    run = runs.existing(candidate, place(made.folder, candidate.folder))
+    return None if run is None or runs.failure(run) or not checkpoint.steps(run.folder) else run
