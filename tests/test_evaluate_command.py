@@ -338,10 +338,10 @@ def test_too_few_images_are_warned_of_and_scores_without_meaning_are_left_out(pe
     few = draw_images(tmp_path / "few", [f"{'cat' if i < 9 else 'dog'}/{i}.png" for i in range(18)])
     said = made(ditkit("evaluate", few, "--reference", pets, "--out", tmp_path / "out")).out
     assert "not measured: kernel_distance: 18 images are too few, expected at least 20" in said
-    assert "not measured: inception_score: 18 images are too few, expected at least 100" in said
+    assert "not measured: classifier_score: 18 images are too few, expected at least 100" in said
     assert "note on frechet_distance: few images (18): the distance is biased upwards below about" in said
     assert "compare only sets of equal size" in said
-    assert set(read(tmp_path / "out")["about"]["left_out"]) == {"kernel_distance", "inception_score"}
+    assert set(read(tmp_path / "out")["about"]["left_out"]) == {"kernel_distance", "classifier_score"}
     asked = ["--scores", "kernel_distance", "--out", tmp_path / "asked"]
     assert_refused(ditkit("evaluate", few, "--reference", pets, *asked), "18 samples are too few", "at least 20")
     assert not (tmp_path / "asked").exists()

@@ -108,7 +108,10 @@ class Reference:
 
     def left_out(self, samples: Side) -> dict[str, str]:
         """Scores that there are too few samples or real images for, and how many they need."""
-        return too_few(self.side, samples, self.network) if self.space.scores is None else {}
+        if self.space.scores is not None:
+            return {}
+        found = too_few(self.side, samples, self.network)
+        return {self.network.aliases.get(name, name): why for name, why in found.items()}
 
 
 def open_reference(
