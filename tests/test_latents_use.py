@@ -116,6 +116,13 @@ def test_the_precision_is_chosen_in_training_and_sampling(whole: Path, pets: Pat
     assert 1e-5 < relative(own.decode(z), net.decode(z)) < 0.02
 
 
+def test_a_scale_that_is_not_the_stores_is_refused(whole: Path, tmp_path: Path) -> None:
+    own = LatentStore(whole).plan.autoencoder
+    said = train(whole, tmp_path / "r", "--data.autoencoder-scale", "0.5,0.1")
+    refused(said, "scale 0.5 and shift 0.1", f"scale {own.scale:g} and shift {own.shift:g}", str(whole))
+    made(train(whole, tmp_path / "same", "--data.autoencoder-scale", f"{own.scale!r},{own.shift!r}"))
+
+
 def test_numbers_of_latents_say_how_they_were_decoded(whole: Path, tmp_path: Path) -> None:
     made(train(whole, tmp_path / "r", "--data.autoencoder-precision", "bfloat16"))
     model = load_model(open_run(tmp_path / "r"))
