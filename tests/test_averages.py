@@ -127,7 +127,10 @@ def test_a_length_that_was_not_kept_is_refused(name: str, several: Path, run: Pa
     assert_refused(ditkit("sample", run, "--weights", name, "--out", tmp_path / "s"), "expected one of ema, weights")
 
 
-@pytest.mark.parametrize(("also", "word"), [([0.25], "0.25"), ([0.1, 0.1], "0.1"), ([1.5], "1.5"), ([-0.1], "-0.1")])
+@pytest.mark.parametrize(
+    ("also", "word"),
+    [([0.25], "by --train.ema-decay 0.25"), ([0.1, 0.1], "by this option itself"), ([1.5], "1.5"), ([-0.1], "-0.1")],
+)
 def test_a_length_twice_or_out_of_range_is_refused(also: list[float], word: str, pets: Path, tmp_path: Path) -> None:
     said = train(pets, tmp_path / "r", "--train.ema-decay", 0.25, "--train.ema-also", *also)
     assert_refused(said, "ema-also", word)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from ditkit.app import encoding, training
+from ditkit.app import encoding, references, training
 from ditkit.app.encoding import Job, encode
 from ditkit.app.kinds.denoiser import DenoiserRuns
 from ditkit.app.recipe import Data, Model, Recipe
@@ -114,6 +114,22 @@ def test_the_precision_is_chosen_in_training_and_sampling(whole: Path, pets: Pat
     net = load_autoencoder(vae)
     assert own.identity == net.identity
     assert 1e-5 < relative(own.decode(z), net.decode(z)) < 0.02
+
+
+def test_a_scale_that_is_not_the_stores_is_refused(whole: Path, tmp_path: Path) -> None:
+    own = LatentStore(whole).plan.autoencoder
+    said = train(whole, tmp_path / "r", "--data.autoencoder-scale", "0.5,0.1")
+    refused(said, "scale 0.5 and shift 0.1", f"scale {own.scale:g} and shift {own.shift:g}", str(whole))
+    made(train(whole, tmp_path / "same", "--data.autoencoder-scale", f"{own.scale!r},{own.shift!r}"))
+
+
+def test_a_padded_stores_images_are_another_reference_than_the_same_cropped(
+    pets: Path, vae: Path, whole: Path, tmp_path: Path
+) -> None:
+    made(encoded(pets, vae, tmp_path / "s", "--crop", "pad"))
+    shape = LatentStore(whole).plan.image_shape
+    said = [references._images(str(source), shape, True)[1] for source in (pets, whole, tmp_path / "s")]
+    assert said[0] == said[1] != said[2]
 
 
 def test_numbers_of_latents_say_how_they_were_decoded(whole: Path, tmp_path: Path) -> None:

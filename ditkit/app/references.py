@@ -166,7 +166,13 @@ def _images(source: str, shape: tuple[int, int, int], resize: bool) -> tuple[Ima
         raise UserError(f"--reference {source} has {len(images)} images, expected at least {FEWEST}: add images")
     first = images.get(torch.zeros(1).long())
     check_same_shape("samples", torch.empty(1, *shape), f"images of --reference {source}", first)
-    return evenly(images, MOST), origin(source)
+    return evenly(images, MOST), origin(source) + _cropped(source)
+
+
+def _cropped(source: str) -> str:
+    """The crop of a latent store's images where it is not the usual one, as a part of their fingerprint."""
+    made = LatentStore(source).plan.preprocessing if is_store(source) else None
+    return "" if made is None or made.crop == "centre" else f", crop {made.crop} {made.crop_options}"
 
 
 def origin(source: str) -> str:

@@ -129,6 +129,8 @@ def _check_belongs(data: Data, store: LatentStore) -> None:
             f"--data.autoencoder {data.autoencoder} is {asked}, but the latents in {data.source} are of {own}: leave "
             "the option out, or encode the images with it"
         )
+    if data.autoencoder is None:
+        _check_scale(data, store)
     made = store.plan.preprocessing
     if data.crop != "centre":
         raise UserError(
@@ -148,6 +150,18 @@ def _check_belongs(data: Data, store: LatentStore) -> None:
                 f"--data.{key} {asked} does not fit the latent store {data.source}, which was made with {key} {has}: "
                 "leave the option out, or encode the images anew"
             )
+
+
+def _check_scale(data: Data, store: LatentStore) -> None:
+    """Raises UserError where the recipe says another scale than the store's own autoencoder has."""
+    scale, shift = constants(data.autoencoder_scale)
+    own = store.plan.autoencoder
+    if scale is not None and (scale, shift) != (own.scale, own.shift):
+        raise UserError(
+            f"--data.autoencoder-scale {data.autoencoder_scale} is scale {scale:g} and shift {shift:g}, but the latent "
+            f"store {data.source} was made with scale {own.scale:g} and shift {own.shift:g}: leave the option out, or "
+            "encode the images anew with --autoencoder-scale"
+        )
 
 
 def _identity(data: Data) -> str:

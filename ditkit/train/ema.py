@@ -22,9 +22,10 @@ def decays(settings: LoopSettings) -> dict[str, float]:
     main, also = settings.ema_decay, settings.ema_also
     twice = [decay for k, decay in enumerate(also) if decay in (main, *also[:k])]
     if twice:
+        where = f"by --train.ema-decay {main}" if twice[0] == main else "by this option itself"
         raise UserError(
-            f"--train.ema-also {' '.join(map(str, also))}: the average of decay {twice[0]} is kept already "
-            f"(--train.ema-decay {main}); name each decay once"
+            f"--train.ema-also {' '.join(map(str, also))}: the average of decay {twice[0]} is kept already ({where}); "
+            "name each decay once"
         )
     return {MAIN: main, **{f"{MAIN}-{decay}": decay for decay in also}}
 
