@@ -14,12 +14,14 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from ditkit.app import encoding, references, training
+from ditkit.app import encoding, measuring, training
 from ditkit.app.encoding import Job, encode
 from ditkit.app.kinds.denoiser import DenoiserRuns
 from ditkit.app.recipe import Data, Model, Recipe
+from ditkit.app.references import Space, open_reference
 from ditkit.app.run import load_model, open_run
 from ditkit.app.samples import Plan, RunSamples
+from ditkit.app.stored import read_images
 from ditkit.base.errors import UserError
 from ditkit.condition import Condition
 from ditkit.convert.autoencoder import load_autoencoder, save_autoencoder
@@ -37,6 +39,8 @@ from ditkit.encoders.tiling import in_tiles
 from ditkit.train.settings import TrainSettings
 from tests.running import ditkit, losses, made
 from tests.storing import PLAIN, Captioned, Lengths, encoded, normal, pixels, refused, tiny, train
+
+PIXELS = Space("pixels", None, ("frechet_distance",))
 
 
 def test_draws_are_the_same_for_any_number_of_processes(whole: Path, pets: Path, vae: Path) -> None:
@@ -127,9 +131,28 @@ def test_a_padded_stores_images_are_another_reference_than_the_same_cropped(
     pets: Path, vae: Path, whole: Path, tmp_path: Path
 ) -> None:
     made(encoded(pets, vae, tmp_path / "s", "--crop", "pad"))
-    shape = LatentStore(whole).plan.image_shape
-    said = [references._images(str(source), shape, True)[1] for source in (pets, whole, tmp_path / "s")]
-    assert said[0] == said[1] != said[2]
+    given: dict[str, Any] = {"shape": LatentStore(whole).plan.image_shape, "classes": None, "folder": tmp_path}
+    given |= {"space": PIXELS, "device": torch.device("cpu")}
+    cropped, whole_too, padded = (open_reference(str(s), **given) for s in (pets, whole, tmp_path / "s"))
+    assert cropped.fingerprint == whole_too.fingerprint != padded.fingerprint
+    assert cropped.resizing == whole_too.resizing == "to the samples' size: shorter side, then the centre, as ADM crops"
+    assert "crop pad" in padded.resizing
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_run_is_measured_against_what_it_was_trained_on_cropped_as_it_was(
+    stored: bool, pets: Path, vae: Path, tmp_path: Path
+) -> None:
+    made(encoded(pets, vae, tmp_path / "s", "--crop", "pad"))
+    padded = read_images(Data(source=str(tmp_path / "s"))).get(torch.arange(8))
+    size = LatentStore(tmp_path / "s").plan.preprocessing.size
+    pad = ["--data.crop", "pad", "--data.size", *size, "--data.autoencoder", vae]
+    made(train(tmp_path / "s", tmp_path / "r") if stored else train(pets, tmp_path / "r", *pad))
+    model = load_model(open_run(tmp_path / "r"))
+    for source in (None, str(pets)):
+        images = measuring.reference(model, source, PIXELS).images
+        assert images is not None
+        assert torch.equal(images.get(torch.arange(8)), padded)
 
 
 def test_numbers_of_latents_say_how_they_were_decoded(whole: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import ditkit
 from ditkit.app import build
-from ditkit.app.recipe import Sampling
+from ditkit.app.recipe import Data, Sampling
 from ditkit.app.references import MOST, Reference, Space, evenly, open_reference
 from ditkit.app.run import Model, Run, environment
 from ditkit.app.samples import Plan, RunSamples
@@ -25,7 +25,10 @@ from ditkit.app.training import split
 from ditkit.base.errors import UserError
 from ditkit.base.files import write_json
 from ditkit.base.workers import ALONE, Workers
-from ditkit.data.images import Images
+from ditkit.data.crops import Crop
+from ditkit.data.images import CENTRE, Images
+from ditkit.data.latents import LatentStore
+from ditkit.data.store import is_store
 from ditkit.evaluate.copies import FEWEST_HELDOUT, CopyReport, copy_report, feature_copy_report
 from ditkit.evaluate.measured import BATCH, Side
 from ditkit.evaluate.networks.network import FeatureNetwork, as_rgb
@@ -51,16 +54,23 @@ class Subject(Samples, Protocol):
 def reference(model: Model, source: str | None, space: Space | None = None) -> Reference:
     """The real images to measure a model against; None: what it was trained on (the held-out ones too).
 
+    What it was trained on is cropped as for the training, in the crop's still form, also where it is named.
     A classifier of them and their statistics are made once and kept in the run's folder.
     """
+    own = model.facts["source"]
     return open_reference(
-        source or model.facts["source"],
+        source or own,
         shape=model.shape,
         classes=model.classes,
         space=space or Space(),
         folder=model.run.folder,
         device=model.device,
+        crop=_crop(model.run.recipe.data) if source in (None, own) else CENTRE,
     )
+
+
+def _crop(data: Data) -> Crop:
+    return LatentStore(data.source).plan.preprocessing.made() if is_store(data.source) else build.crop(data)
 
 
 def protocol(subject: Subject, against: Reference) -> dict[str, Any]:

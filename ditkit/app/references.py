@@ -17,7 +17,8 @@ from ditkit.app.recipe import Data
 from ditkit.app.stored import read_images
 from ditkit.base.errors import UserError
 from ditkit.base.files import expanded, sha256
-from ditkit.data.images import Images, load_images
+from ditkit.data.crops import Crop
+from ditkit.data.images import CENTRE, Images, load_images
 from ditkit.data.latents import LatentStore
 from ditkit.data.source import open_source
 from ditkit.data.store import is_store
@@ -34,7 +35,7 @@ MOST = 50_000
 LEARNED_BYTES = 2 * 2**30
 """Pixels that the feature space "self" learns from, at most; of a larger set, evenly spaced ones."""
 SELF = "self"
-RESIZED = "to the samples' size: shorter side, then the centre, as ADM crops"
+CENTRED = "shorter side, then the centre, as ADM crops"
 STATISTICS = {"mu.npy", "sigma.npy"}
 
 
@@ -123,20 +124,24 @@ def open_reference(
     folder: Path,
     device: torch.device,
     resize: bool = True,
+    crop: Crop = CENTRE,
 ) -> Reference:
     """The reference for samples of shape (C, H, W) whose labels number ``classes`` (none: no labels; None: its own).
 
     source: any data source, a latent store (the images it was made from), or an .npz of ADM's with images, statistics
-    or both. folder: keeps classifier and statistics. resize: bring the images to the samples' size; else they must
-    have it. Raises UserError on images that do not fit, unknown classes, and a network or weights that are missing.
+    or both. folder: keeps classifier and statistics. resize: bring the images to the samples' size, by the still form
+    of ``crop`` or of a store's own; else they must have it. Raises UserError on images that do not fit, unknown
+    classes, and a network or weights that are missing.
     """
     needed(space.scores)
     if _holds_statistics(source):
         return _of_statistics(source, shape, space, folder, device)
-    images, fingerprint = _images(source, shape, resize)
+    crop = LatentStore(source).plan.preprocessing.made() if is_store(source) else crop
+    images, fingerprint = _images(source, shape, resize, crop)
     names = tuple(images.classes if classes is None else classes)
-    found = _of_images(source, images, fingerprint, names, space, folder, device)
-    return dataclasses.replace(found, resizing=RESIZED) if resize else found
+    cropped = _cropped(crop, shape)
+    found = _of_images(source, images, f"{fingerprint}{cropped and ', '}{cropped}", names, space, folder, device)
+    return dataclasses.replace(found, resizing=f"to the samples' size: {cropped or CENTRED}") if resize else found
 
 
 def check_apart(samples: str, reference: str) -> None:
@@ -155,24 +160,25 @@ def classes_of(source: str) -> tuple[str, ...]:
     return () if is_store(source) or _holds_statistics(source) else open_source(source).classes
 
 
-def _images(source: str, shape: tuple[int, int, int], resize: bool) -> tuple[Images, str]:
+def _images(source: str, shape: tuple[int, int, int], resize: bool, crop: Crop) -> tuple[Images, str]:
     """The images in the samples' shape, at most ``MOST``, and the fingerprint of where they are from."""
     channels, height, width = shape
     if is_store(source):
         images = read_images(Data(source=source))
     else:
-        images = load_images(open_source(source), size=(height, width) if resize else None, channels=channels)
+        size = (height, width) if resize else None
+        images = load_images(open_source(source), size=size, channels=channels, crop=crop)
     if len(images) < FEWEST:
         raise UserError(f"--reference {source} has {len(images)} images, expected at least {FEWEST}: add images")
     first = images.get(torch.zeros(1).long())
     check_same_shape("samples", torch.empty(1, *shape), f"images of --reference {source}", first)
-    return evenly(images, MOST), origin(source) + _cropped(source)
+    return evenly(images, MOST), origin(source)
 
 
-def _cropped(source: str) -> str:
-    """The crop of a latent store's images where it is not the usual one, as a part of their fingerprint."""
-    made = LatentStore(source).plan.preprocessing if is_store(source) else None
-    return "" if made is None or made.crop == "centre" else f", crop {made.crop} {made.crop_options}"
+def _cropped(crop: Crop, shape: tuple[int, int, int]) -> str:
+    """How images of a shape (C, H, W) are cropped where nothing is drawn; "" if it is ADM's way."""
+    still = crop.still(shape[1:])
+    return "" if still == CENTRE.still(shape[1:]) else f"crop {crop.name}, {still.covering[0]}x{still.covering[1]}"
 
 
 def origin(source: str) -> str:
@@ -277,7 +283,7 @@ def _of_statistics(
         )
     held = read_statistics(expanded(source))
     if held.count:
-        images, fingerprint = _images(source, shape, resize=False)
+        images, fingerprint = _images(source, shape, resize=False, crop=CENTRE)
         found = _of_images(source, images, fingerprint, (), space, folder, device)
         found.side.held.update(held.held)
         found.side.count = min(found.side.count, held.count)
