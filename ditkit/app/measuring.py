@@ -57,9 +57,9 @@ def reference(model: Model, source: str | None, space: Space | None = None) -> R
     What it was trained on is cropped as for the training, in the crop's still form, also where it is named.
     A classifier of them and their statistics are made once and kept in the run's folder.
     """
-    own = model.facts["source"]
+    own = model.facts.get("source")  # published weights have none
     return open_reference(
-        source or own,
+        source or model.facts["source"],
         shape=model.shape,
         classes=model.classes,
         space=space or Space(),

@@ -112,7 +112,7 @@ def bits_per_dim(
     batches = torch.arange(len(images)).split(how.batch_size)
     stops = len(default_times(denoiser.path)) - 1
     found: list[Likelihood] = []
-    with tqdm(total=len(batches) * stops, desc=progress, unit="stop", disable=progress is None) as bar:
+    with tqdm(total=len(batches) * stops, desc=progress, unit="step", disable=progress is None) as bar:
         for rows in batches:
             numbers = images.indices[rows].tolist()
             x = dequantised(images.get(rows), how.seed, numbers).to(device)
