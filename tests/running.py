@@ -21,6 +21,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from ditkit.app.cli import main
+from ditkit.evaluate import classifier
 from ditkit.train import checkpoint
 
 _SETTINGS = {
@@ -167,3 +168,11 @@ def trial() -> Iterator[Trial]:
 
         yield ask
         process.stdin.close()
+
+
+@pytest.fixture(scope="module")
+def quick_feature_space() -> Iterator[None]:
+    """The feature space "self" is trained for a few steps: for tests that do not hang on how good it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifier, "default_steps", lambda samples, cost: 20)
+        yield

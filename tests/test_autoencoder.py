@@ -28,7 +28,7 @@ from ditkit.convert.autoencoder_diffusers import DiffusersAutoencoder
 from ditkit.convert.autoencoder_layout import AutoencoderLayout
 from ditkit.convert.autoencoder_ldm import LDMAutoencoder
 from ditkit.convert.autoencoder_places import CONFIG, WEIGHTS
-from ditkit.data.images import load_images
+from ditkit.data.loading import load_images
 from ditkit.data.source import open_source
 from ditkit.encoders import autoencoder as module
 from ditkit.encoders.autoencoder import AutoencoderKL, Identity, Posterior, Whitened, encode_keyed, posterior_noise

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ import torch
 import yaml
 from torch import Tensor
 
-from ditkit.evaluate import classifier
 from ditkit.evaluate.protocol import differences
 from ditkit.train.trainer import Hook
 from tests.running import CALM, TINY, Trial, assert_same_tensors, ditkit, made, train, weights
@@ -24,12 +22,7 @@ LENGTHS = ["--train.ema-decay", 0.25, "--train.ema-also", 0.05, 0.15]
 """Below what the first four steps are warmed up to, so that all three differ."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick() -> Iterator[None]:
-    """The feature space "self" is trained for a few steps: what is tested here does not hang on how good it is."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classifier, "default_steps", lambda samples, cost: 20)
-        yield
+pytestmark = pytest.mark.usefixtures("quick_feature_space")
 
 
 @pytest.fixture(scope="module")

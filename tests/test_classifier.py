@@ -18,8 +18,8 @@ from ditkit.base.errors import UserError
 from ditkit.base.pixels import from_uint8
 from ditkit.base.rng import generator
 from ditkit.condition import Condition
-from ditkit.data.images import load_images
 from ditkit.data.loader import batch
+from ditkit.data.loading import load_images
 from ditkit.data.source import open_source
 from ditkit.guidance import ClassifierGuided, classifier_gradient
 from ditkit.objectives.neighbours import BruteForce, References

@@ -12,8 +12,8 @@ from ditkit.app.stored import read_images
 from ditkit.base.pixels import from_uint8
 from ditkit.convert.autoencoder import load_autoencoder
 from ditkit.data.crops import Pad
-from ditkit.data.images import load_images
 from ditkit.data.latents import LatentStore
+from ditkit.data.loading import load_images
 from ditkit.data.source import open_source
 from tests.running import ditkit, made, train
 from tests.test_autoencoder import tiny, write

@@ -5,9 +5,9 @@ import torch
 
 from ditkit.app.encoding import Job, encode
 from ditkit.data.buckets import load_buckets
-from ditkit.data.images import load_images
 from ditkit.data.latents import LatentStore, open_latents, published
 from ditkit.data.loader import split_heldout
+from ditkit.data.loading import load_images
 from ditkit.data.source import open_source
 from tests.running import draw_images
 from tests.test_autoencoder import tiny, write

@@ -9,7 +9,8 @@ from PIL import Image
 
 from ditkit.base.errors import UserError
 from ditkit.data import decode
-from ditkit.data.images import ImageSet, LazyImageSet, load_images
+from ditkit.data.images import ImageSet, LazyImageSet
+from ditkit.data.loading import load_images
 from ditkit.data.source import open_source
 
 

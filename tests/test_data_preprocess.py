@@ -13,8 +13,8 @@ from ditkit.base.errors import UserError
 from ditkit.base.rng import generator
 from ditkit.data import jpeg
 from ditkit.data.crops import Centre, Pad, Placed, Random, centred
-from ditkit.data.images import load_images
 from ditkit.data.loader import batch
+from ditkit.data.loading import load_images
 from ditkit.data.preprocess import centre_crop, channels_of, cover, cut, prepare, upright_size, with_channels
 from ditkit.data.source import open_source
 

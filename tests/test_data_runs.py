@@ -105,7 +105,7 @@ def test_sample_data_refuses_before_it_reads(here, args, words, monkeypatch):
     def never(*_, **__):
         raise AssertionError("the images were read")
 
-    monkeypatch.setattr("ditkit.data.images.load_images", never)
+    monkeypatch.setattr("ditkit.data.loading.load_images", never)
     refused(ditkit("sample-data", "pets", "--out", "drawn", *args), words)
     assert len(open_source("pets")) == 20
 

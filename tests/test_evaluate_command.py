@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from ditkit.app.references import Space, open_reference
 from ditkit.app.run import Model, load_model, open_run
 from ditkit.app.samples import Plan, RunSamples
 from ditkit.base.workers import Workers
-from ditkit.evaluate import classifier
 from ditkit.evaluate import parts as parts_module
 from ditkit.evaluate.copies import feature_copy_report
 from ditkit.evaluate.npz import write_statistics
@@ -34,12 +33,7 @@ NUM = 300
 """Three parts of 128."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick() -> Iterator[None]:
-    """The feature space "self" is trained for a few steps: what is tested here does not hang on how good it is."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classifier, "default_steps", lambda samples, cost: 20)
-        yield
+pytestmark = pytest.mark.usefixtures("quick_feature_space")
 
 
 @pytest.fixture(scope="module")

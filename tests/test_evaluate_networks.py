@@ -11,7 +11,7 @@ import torch
 
 from ditkit.base.errors import UserError
 from ditkit.base.rng import generator
-from ditkit.data.images import load_images
+from ditkit.data.loading import load_images
 from ditkit.data.source import open_source
 from ditkit.evaluate.features import frechet_distance
 from ditkit.evaluate.measured import Side, measure, observe

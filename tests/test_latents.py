@@ -30,8 +30,8 @@ from ditkit.base.pixels import from_uint8
 from ditkit.convert.autoencoder import load_autoencoder
 from ditkit.data import latents as reading
 from ditkit.data import loader, store
-from ditkit.data.images import load_images
 from ditkit.data.latents import LatentStore, open_latents
+from ditkit.data.loading import load_images
 from ditkit.data.source import open_source
 from ditkit.encoders import tiling
 from ditkit.encoders.autoencoder import AutoencoderKL, encode_keyed

@@ -29,8 +29,8 @@ from ditkit.convert.autoencoder_diffusers import DiffusersAutoencoder
 from ditkit.convert.autoencoder_scales import PUBLISHED, constants
 from ditkit.data import latents as reading
 from ditkit.data import loader
-from ditkit.data.images import load_images
 from ditkit.data.latents import LatentStore, open_latents
+from ditkit.data.loading import load_images
 from ditkit.data.source import open_source
 from ditkit.encoders.autoencoder import LatentAutoencoder, encode_keyed
 from ditkit.encoders.autoencoder_variants import VQModel

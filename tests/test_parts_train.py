@@ -18,7 +18,7 @@ from ditkit.app.recipe import Process
 from ditkit.base import registry
 from ditkit.base.errors import UserError
 from ditkit.base.pixels import from_uint8
-from ditkit.data.images import load_images
+from ditkit.data.loading import load_images
 from ditkit.data.source import open_source
 from ditkit.objectives import weights as weights_module
 from ditkit.objectives.neighbours import BruteForce

@@ -23,8 +23,8 @@ from ditkit.base.pixels import from_uint8
 from ditkit.base.rng import generator
 from ditkit.condition import Condition
 from ditkit.convert.autoencoder import load_autoencoder, save_autoencoder
-from ditkit.data.images import load_images
 from ditkit.data.loader import Batch, batch
+from ditkit.data.loading import load_images
 from ditkit.data.source import open_source
 from ditkit.encoders.autoencoder import LatentAutoencoder, Posterior
 from ditkit.encoders.autoencoder_variants import VQModel, perplexity

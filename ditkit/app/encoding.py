@@ -27,7 +27,7 @@ from ditkit.convert.autoencoder_scales import constants
 from ditkit.data import store as files
 from ditkit.data.decode import MOST_BAD, Bad, survey, too_many_bad
 from ditkit.data.encoding import Interrupted, PosteriorOf, TextEncoder, captions_of, encode_shard
-from ditkit.data.images import check_size
+from ditkit.data.loading import check_size
 from ditkit.data.source import Source, caption_notes, located, open_source
 from ditkit.data.store import Manifest, Plan, Record
 from ditkit.encoders.autoencoder import LatentAutoencoder

@@ -20,7 +20,8 @@ from ditkit.app.training import split
 from ditkit.base.errors import UserError
 from ditkit.base.files import write_json
 from ditkit.condition import NULL_LABEL, Condition
-from ditkit.data.images import Images, load_images
+from ditkit.data.images import Images
+from ditkit.data.loading import load_images
 from ditkit.data.source import open_source
 from ditkit.data.store import is_store
 from ditkit.evaluate.bits import Bits, How, bits_per_dim, probes_for

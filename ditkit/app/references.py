@@ -18,8 +18,9 @@ from ditkit.app.stored import read_images
 from ditkit.base.errors import UserError
 from ditkit.base.files import expanded, sha256
 from ditkit.data.crops import Crop
-from ditkit.data.images import CENTRE, Images, load_images
+from ditkit.data.images import CENTRE, Images
 from ditkit.data.latents import LatentStore
+from ditkit.data.loading import load_images
 from ditkit.data.source import open_source
 from ditkit.data.store import is_store
 from ditkit.evaluate.classifier import Classifier, cached_classifier

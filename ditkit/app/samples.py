@@ -19,7 +19,8 @@ from ditkit.app.run import Model
 from ditkit.base.errors import UserError
 from ditkit.base.rng import generator
 from ditkit.data.decode import survey
-from ditkit.data.images import Images, load_images
+from ditkit.data.images import Images
+from ditkit.data.loading import load_images
 from ditkit.data.preprocess import upright_size
 from ditkit.data.source import Source, open_source
 from ditkit.encoders.autoencoder import Identity

@@ -15,8 +15,9 @@ from ditkit.convert.autoencoder import load_autoencoder
 from ditkit.convert.autoencoder_scales import constants
 from ditkit.data import latents
 from ditkit.data.crops import Crop
-from ditkit.data.images import CENTRE, Images, load_images
+from ditkit.data.images import CENTRE, Images
 from ditkit.data.latents import Latents, LatentStore, Normalisation
+from ditkit.data.loading import load_images
 from ditkit.data.source import open_source
 from ditkit.data.store import AUTOENCODER, Manifest, is_store
 from ditkit.encoders.autoencoder import Autoencoder, Identity, LatentAutoencoder, Shape, Whitened

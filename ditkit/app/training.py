@@ -23,8 +23,9 @@ from ditkit.app.stored import read_latents
 from ditkit.base.errors import UserError
 from ditkit.base.files import clear_leftovers, expanded, write_text
 from ditkit.data.buckets import BucketSet, load_buckets
-from ditkit.data.images import Examples, load_images
+from ditkit.data.images import Examples
 from ditkit.data.loader import batch, prefetch, split_heldout
+from ditkit.data.loading import load_images
 from ditkit.data.source import located, open_source, recognised
 from ditkit.data.store import is_store
 from ditkit.encoders.autoencoder import Autoencoder

@@ -85,7 +85,7 @@ def main(args: Sequence[str]) -> int:
     from ditkit.app.drawn import save_samples
     from ditkit.app.neighbours import check_request, neighbours
     from ditkit.base.files import check_new_folder
-    from ditkit.data.images import load_images
+    from ditkit.data.loading import load_images
     from ditkit.data.source import open_source
 
     check_new_folder(options.out)
