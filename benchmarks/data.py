@@ -31,9 +31,9 @@ from tqdm import tqdm
 
 from ditkit.base.files import write_json
 from ditkit.data.decode import Decoder
-from ditkit.data.images import load_images
 from ditkit.data.layout import arrange
 from ditkit.data.loader import batch
+from ditkit.data.loading import load_images
 from ditkit.data.source import open_source
 
 ZIPPED = 60_000

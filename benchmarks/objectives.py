@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from ditkit.base import rng
 from ditkit.base.errors import UserError
-from ditkit.data.images import load_images
+from ditkit.data.loading import load_images
 from ditkit.data.source import open_source
 from ditkit.objectives.neighbours import BruteForce
 from ditkit.objectives.targets import log_likelihood, neighbours_mean, posterior_mean
