@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ditkit.app.model import Model, load_model
 from ditkit.app.recipe import Sampling
-from ditkit.app.run import Model, load_model, open_run
+from ditkit.app.run import open_run
 from ditkit.condition import Condition
 from ditkit.sample import sample
 from tests.running import made, train

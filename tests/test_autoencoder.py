@@ -18,10 +18,11 @@ from torch import Tensor
 from ditkit.app import build, training
 from ditkit.app.commands import info
 from ditkit.app.drawn import save_samples
+from ditkit.app.model import Model as TrainedModel
+from ditkit.app.model import load_model
 from ditkit.app.recipe import Data, Model, Recipe, Sampling
 from ditkit.app.recipe_files import load_recipe
-from ditkit.app.run import Model as TrainedModel
-from ditkit.app.run import Run, load_model, open_run
+from ditkit.app.run import Run, open_run
 from ditkit.base.errors import UserError
 from ditkit.convert.autoencoder import build_autoencoder, load_autoencoder
 from ditkit.convert.autoencoder_diffusers import DiffusersAutoencoder

@@ -22,9 +22,10 @@ from PIL import Image
 from ditkit import __version__
 from ditkit.app import build, measuring, training
 from ditkit.app.cli import commands, load
+from ditkit.app.model import load_model
 from ditkit.app.recipe import Measuring, Sampling
 from ditkit.app.recipe_files import load_recipe
-from ditkit.app.run import load_model, open_run
+from ditkit.app.run import open_run
 from ditkit.base import registry
 from ditkit.condition import Condition
 from ditkit.process.grids import uniform as sampling_grid

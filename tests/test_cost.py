@@ -15,8 +15,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ditkit.app import build, checks, cost_table, costing, names, spending
+from ditkit.app.model import load_model
 from ditkit.app.recipe import AutoencoderRecipe, ClassifierRecipe, Data, Model, Process, Recipe, Sampling
-from ditkit.app.run import load_model, open_run
+from ditkit.app.run import open_run
 from ditkit.app.spending import Item, Work, drawing, teaching
 from ditkit.base.errors import UserError
 from ditkit.encoders.autoencoder import AutoencoderKL, LatentAutoencoder

@@ -17,8 +17,9 @@ from PIL import Image
 
 from ditkit.app import likelihood, measuring, references
 from ditkit.app.evaluating import comparison
+from ditkit.app.model import Model, load_model
 from ditkit.app.references import Space, open_reference
-from ditkit.app.run import Model, load_model, open_run
+from ditkit.app.run import open_run
 from ditkit.app.samples import Plan, RunSamples
 from ditkit.base.workers import Workers
 from ditkit.evaluate import parts as parts_module

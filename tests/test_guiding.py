@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ditkit.app import guiding
 from ditkit.app.guiding import Guides, Led, NoisyClassifier, guide
+from ditkit.app.model import load_model
 from ditkit.app.recipe import Sampling
-from ditkit.app.run import load_model, open_run
+from ditkit.app.run import open_run
 from ditkit.backbones.output import Output
 from ditkit.base.errors import UserError
 from ditkit.condition import NULL_LABEL, Condition

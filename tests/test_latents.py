@@ -21,8 +21,9 @@ from safetensors.torch import load_file, save_file
 
 from ditkit.app import encoding, stored
 from ditkit.app.encoding import Job, encode
+from ditkit.app.model import load_model
 from ditkit.app.references import check_apart, origin
-from ditkit.app.run import load_model, open_run
+from ditkit.app.run import open_run
 from ditkit.base import tensors as tensor_files
 from ditkit.base.errors import UserError
 from ditkit.base.files import alone

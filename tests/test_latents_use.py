@@ -17,9 +17,10 @@ from safetensors.torch import save_file
 from ditkit.app import encoding, measuring, training
 from ditkit.app.encoding import Job, encode
 from ditkit.app.kinds.denoiser import DenoiserRuns
+from ditkit.app.model import load_model
 from ditkit.app.recipe import Data, Model, Recipe
 from ditkit.app.references import Space, open_reference
-from ditkit.app.run import load_model, open_run
+from ditkit.app.run import open_run
 from ditkit.app.samples import Plan, RunSamples
 from ditkit.app.stored import read_images
 from ditkit.base.errors import UserError

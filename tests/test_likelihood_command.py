@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from ditkit.app import likelihood
-from ditkit.app.run import load_model, open_run
+from ditkit.app.model import load_model
+from ditkit.app.run import open_run
 from ditkit.base.errors import UserError
 from ditkit.condition import NULL_LABEL, Condition
 from ditkit.data.images import ImageSet

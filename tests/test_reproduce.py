@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ditkit.app import build, checks
+from ditkit.app.model import Model, check_sampling
 from ditkit.app.reproduction import verdict
 from ditkit.app.reproduction.model import load_published
 from ditkit.app.reproduction.protocol import load_protocol, ready_protocols
-from ditkit.app.run import Model, check_sampling
 from ditkit.backbones.dit import DiT
 from ditkit.base.errors import UserError
 from ditkit.base.files import sha256

@@ -12,8 +12,9 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
+from ditkit.app.model import load_model
 from ditkit.app.recipe import Data, Measuring, Model, Process, Recipe, Sampling
-from ditkit.app.run import load_model, open_run
+from ditkit.app.run import open_run
 from ditkit.app.scaling_study import grid, pages, sampling
 from ditkit.app.scaling_study.grid import Candidate, parse_budget
 from ditkit.app.scaling_study.results import Entry, Findings

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from ditkit.app import build, checks, measuring
+from ditkit.app.model import Model, load_model
 from ditkit.app.recipe import Process, Sampling
-from ditkit.app.run import Model, load_model, open_run
+from ditkit.app.run import open_run
 from ditkit.app.solver_study import pages
 from ditkit.app.solver_study.choice import Choice, plan
 from ditkit.app.solver_study.points import Judge, Point, Study

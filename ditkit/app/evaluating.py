@@ -12,9 +12,10 @@ from typing import Any
 
 from ditkit.app import likelihood as likelihoods
 from ditkit.app.measuring import evaluate, measure, protocol, read_result, result
+from ditkit.app.model import Model, load_model
 from ditkit.app.recipe import Sampling
 from ditkit.app.references import Reference
-from ditkit.app.run import Model, Run, environment, load_model
+from ditkit.app.run import Run, environment
 from ditkit.app.samples import FileSamples, Plan, RunSamples
 from ditkit.app.solver_study.choice import Choice
 from ditkit.app.sweep import entry_text, metric_names

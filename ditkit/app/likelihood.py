@@ -13,8 +13,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ditkit.app import build
+from ditkit.app.model import Model
 from ditkit.app.references import matched_labels
-from ditkit.app.run import Model, Run, environment
+from ditkit.app.run import Run, environment
 from ditkit.app.stored import read_images
 from ditkit.app.training import split
 from ditkit.base.errors import UserError

@@ -8,9 +8,10 @@ from typing import Any
 
 from ditkit.app import measuring
 from ditkit.app.keeping import BEST, save_best
+from ditkit.app.model import Model
 from ditkit.app.references import Reference
 from ditkit.app.report.words import METRICS
-from ditkit.app.run import Model, Run
+from ditkit.app.run import Run
 from ditkit.app.samples import Plan, RunSamples
 from ditkit.base.errors import UserError, unknown
 from ditkit.train import checkpoint

@@ -16,9 +16,10 @@ from torch import Tensor
 
 import ditkit
 from ditkit.app import build
+from ditkit.app.model import Model
 from ditkit.app.recipe import Data, Sampling
 from ditkit.app.references import MOST, Reference, Space, evenly, open_reference
-from ditkit.app.run import Model, Run, environment
+from ditkit.app.run import Run, environment
 from ditkit.app.samples import Plan, RunSamples
 from ditkit.app.stored import read_images
 from ditkit.app.training import split

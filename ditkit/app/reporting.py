@@ -13,10 +13,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from ditkit.app import looking, measuring
+from ditkit.app.model import Model
 from ditkit.app.pictures import cells
 from ditkit.app.recipe_files import to_yaml
 from ditkit.app.report import GuidancePoint, Metric, Neighbours, ReportData, Trajectory, write_report
-from ditkit.app.run import Model, Run, environment
+from ditkit.app.run import Run, environment
 from ditkit.app.samples import Plan, RunSamples
 from ditkit.condition import Condition
 from ditkit.evaluate.copies import FEWEST_HELDOUT, CopyReport

@@ -14,8 +14,8 @@ from tqdm import tqdm
 from ditkit.app import build
 from ditkit.app.classes import parse_classes
 from ditkit.app.drawn import SHEET
+from ditkit.app.model import Model
 from ditkit.app.recipe import Sampling
-from ditkit.app.run import Model
 from ditkit.base.errors import UserError
 from ditkit.base.rng import generator
 from ditkit.data.decode import survey

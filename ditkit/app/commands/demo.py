@@ -29,8 +29,9 @@ def main(args: Sequence[str]) -> int:
     options = parse(Options, "demo", args)
     from ditkit.app import measuring, training
     from ditkit.app.commands.evaluate import table
+    from ditkit.app.model import load_model
     from ditkit.app.reporting import report
-    from ditkit.app.run import load_model, open_run
+    from ditkit.app.run import open_run
     from ditkit.app.samples import Plan
 
     began = time.perf_counter()

@@ -112,7 +112,8 @@ def _run(options: Options, place: str, workers: Workers) -> int:
     from ditkit.app import measuring
     from ditkit.app.evaluating import Variants, evaluate_run
     from ditkit.app.likelihood import check_pixels
-    from ditkit.app.run import check_sampling, load_model, located
+    from ditkit.app.model import check_sampling, load_model
+    from ditkit.app.run import located
     from ditkit.app.samples import Plan
     from ditkit.evaluate.networks.network import as_rgb
     from ditkit.evaluate.suite import check_enough

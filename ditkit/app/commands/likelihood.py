@@ -55,7 +55,8 @@ def main(args: Sequence[str]) -> int:
     import torch
 
     from ditkit.app import likelihood
-    from ditkit.app.run import load_model, open_run
+    from ditkit.app.model import load_model
+    from ditkit.app.run import open_run
     from ditkit.base.files import check_writable
     from ditkit.evaluate.bits import How, probes_for
     from ditkit.solvers.dopri5 import check_tolerances

@@ -27,8 +27,9 @@ def main(args: Sequence[str]) -> int:
     """The command."""
     options = parse(Options, "report", args)
     from ditkit.app.kind import own
+    from ditkit.app.model import load_model
     from ditkit.app.reporting import report
-    from ditkit.app.run import load_model, open_run
+    from ditkit.app.run import open_run
 
     command = f"ditkit report {options.run}"
     if (other := own(options.run, "report")) is not None:

@@ -147,7 +147,8 @@ def main(args: Sequence[str]) -> int:
     options = parse(Options, "sample", args)
     from ditkit.app.classes import parse_classes
     from ditkit.app.drawn import save_samples
-    from ditkit.app.run import check_sampling, load_model, open_run
+    from ditkit.app.model import check_sampling, load_model
+    from ditkit.app.run import open_run
 
     run = open_run(options.run)
     sampling = options.how.over(run.recipe.sample)

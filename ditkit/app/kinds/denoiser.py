@@ -12,10 +12,11 @@ from torch import nn
 
 from ditkit.app import build, checks, costing
 from ditkit.app.looking import Looking, check_best
+from ditkit.app.model import Model, check_sampling
 from ditkit.app.pictures import grid, save_png
 from ditkit.app.recipe import Recipe
 from ditkit.app.references import Reference
-from ditkit.app.run import Model, Run, check_sampling
+from ditkit.app.run import Run
 from ditkit.app.spending import Subject, Work
 from ditkit.base.errors import UserError
 from ditkit.condition import Condition

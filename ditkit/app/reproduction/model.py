@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from ditkit.app import build
+from ditkit.app.model import Model
 from ditkit.app.reproduction.protocol import File, Pinned
-from ditkit.app.run import Model, Run
+from ditkit.app.run import Run
 from ditkit.base import registry
 from ditkit.base.errors import UserError
 from ditkit.convert import load_dit, recognise

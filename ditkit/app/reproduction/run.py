@@ -8,11 +8,11 @@ from typing import Any
 
 from ditkit.app import measuring
 from ditkit.app.evaluating import Work, evaluate_model, set_label
+from ditkit.app.model import Model, check_sampling
 from ditkit.app.references import Reference, Space
 from ditkit.app.reproduction import files, verdict
 from ditkit.app.reproduction.model import load_published
 from ditkit.app.reproduction.protocol import File, Protocol
-from ditkit.app.run import Model, check_sampling
 from ditkit.app.samples import Plan
 from ditkit.base.files import write_json
 from ditkit.base.workers import Workers

@@ -15,9 +15,10 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from ditkit.app import build, measuring
+from ditkit.app.model import Model, load_model
 from ditkit.app.recipe import Recipe, Sampling
 from ditkit.app.references import Reference
-from ditkit.app.run import Model, Run, load_model
+from ditkit.app.run import Run
 from ditkit.app.samples import Plan, RunSamples
 from ditkit.app.solver_study.choice import Choice, Task, plan
 from ditkit.backbones.output import Output

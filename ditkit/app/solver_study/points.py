@@ -14,9 +14,10 @@ import pydantic
 import torch
 from pydantic import TypeAdapter, ValidationError
 
+from ditkit.app.model import Model
 from ditkit.app.recipe import Sampling
 from ditkit.app.references import Reference
-from ditkit.app.run import Model, environment
+from ditkit.app.run import environment
 from ditkit.app.solver_study.choice import Task
 from ditkit.base.errors import UserError
 from ditkit.base.files import write_json

@@ -57,7 +57,8 @@ def main(args: Sequence[str]) -> int:
     options = parse(Options, "study solvers", args)
     from ditkit.app import measuring
     from ditkit.app.commands.sample import How
-    from ditkit.app.run import load_model, open_run
+    from ditkit.app.model import load_model
+    from ditkit.app.run import open_run
     from ditkit.app.solver_study import pages
     from ditkit.app.solver_study.choice import plan
     from ditkit.app.solver_study.points import Failure, Judge, Study, protocol
