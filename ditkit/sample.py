@@ -84,30 +84,27 @@ def sample(
     *,
     batch_size: int = 64,
     progress: str | None = None,
+    each: Callable[[float], object] = lambda images: None,
     **how: object,
 ) -> Tensor:
     """Samples, (len(seeds), C, H, W) float32 on the CPU; row i depends on seeds[i] and its condition alone.
 
-    progress: the progress bar's label, None for none. how: solver, guide and device, as in ``trajectory``.
+    progress: the progress bar's label, None for none. each: told after each step how many images' worth of work it
+    was (all steps of all images: len(seeds)). how: solver, guide and device, as in ``trajectory``.
     UserError: no seeds; a batch size below 1. DivergedError: see ``trajectory``.
     """
     done = []
     _check_seeds(seeds)
     batch_size = at_least_one("batch_size", batch_size)
-    total = len(seeds) * (len(ts) - 1)
+    steps = len(ts) - 1
+    total = len(seeds) * steps
     with tqdm(total=total, desc=progress, unit="image step", unit_scale=True, disable=progress is None) as bar:
         for i in range(0, len(seeds), batch_size):
             part = seeds[i : i + batch_size]
             states = trajectory(denoiser, condition[i : i + batch_size], part, shape, ts, **how)  # type: ignore[arg-type]
-            x = _last(states, lambda part=part: bar.update(len(part))).x
+            for state in states:
+                bar.update(len(part))
+                each(len(part) / steps)
+                x = state.x
             done.append(x.float().cpu())
     return torch.cat(done)
-
-
-def _last(states: Iterator[State], each: Callable[[], object]) -> State:
-    state = None
-    for reached in states:
-        state = reached
-        each()
-    assert state is not None
-    return state

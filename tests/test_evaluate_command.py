@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 import shutil
 import subprocess
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 from ditkit.app import likelihood, measuring, references
 from ditkit.app.evaluating import comparison
@@ -161,6 +164,20 @@ def test_processes_share_the_parts(mine: Path, tmp_path: Path) -> None:
     assert not store.has(parts[1], images=True)
     found = list(collect(samples, against.network, parts, store=store, workers=Apart(0, 2), progress=None))
     assert [part.rows for part in found] == parts
+
+
+def test_the_bar_moves_while_a_part_is_drawn(mine: Path) -> None:
+    model = load_model(open_run(mine))
+    sampling = dataclasses.replace(model.run.recipe.sample, batch_size=4, steps=5)
+    told: list[float] = []
+    RunSamples.of(model, Plan(sampling, 6)).part(range(6), told.append)
+    assert told == [pytest.approx(4 / 5)] * 5 + [pytest.approx(2 / 5)] * 5
+    with tqdm(total=8, initial=2, disable=False, file=io.StringIO()) as bar:
+        move, seen = parts_module._moving(bar, 6), []
+        for share in [*told, 6]:  # the whole part at the end, whatever was told before
+            move(share)
+            seen.append(bar.n)
+    assert seen == [2, 3, 4, 5, 6, 6, 6, 7, 7, 8, 8]
 
 
 def test_a_sweep_measures_every_combination_and_its_reference_once(

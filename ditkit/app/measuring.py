@@ -34,7 +34,7 @@ from ditkit.evaluate.copies import FEWEST_HELDOUT, CopyReport, copy_report, feat
 from ditkit.evaluate.measured import BATCH, Side
 from ditkit.evaluate.networks.network import FeatureNetwork, as_rgb
 from ditkit.evaluate.npz import image_writer
-from ditkit.evaluate.parts import Samples, Store, add, collect, parts_of
+from ditkit.evaluate.parts import Each, Given, Samples, Store, add, collect, parts_of
 from ditkit.evaluate.protocol import protocol_hash
 
 CHECKED = 2_000
@@ -167,8 +167,8 @@ class _Judged:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def part(self, rows: range) -> Any:
-        given = self.samples.part(rows)
+    def part(self, rows: range, each: Each) -> Given:
+        given = self.samples.part(rows, each)
         return given if self.labelled else given._replace(labels=None)
 
 

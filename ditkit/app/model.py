@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +92,14 @@ class Model:
         return turns(num, chosen) if len(chosen) else None
 
     def draw(
-        self, seeds: Sequence[int], labels: torch.Tensor | None, sampling: Sampling, progress: str | None = None
+        self,
+        seeds: Sequence[int],
+        labels: torch.Tensor | None,
+        sampling: Sampling,
+        progress: str | None = None,
+        each: Callable[[float], object] = lambda images: None,
     ) -> torch.Tensor:
-        """Images, uint8 (len(seeds), C, H, W), one for each seed and label."""
+        """Images, uint8 (len(seeds), C, H, W), one for each seed and label. progress, each: see ``ditkit.sample``."""
         x = sample(
             self.denoiser,
             Condition(label=labels),
@@ -103,6 +108,7 @@ class Model:
             self.grid(sampling),
             batch_size=sampling.batch_size,
             progress=progress,
+            each=each,
             **self.how(sampling),
         )
         return self.pixels(x, progress)

@@ -25,7 +25,7 @@ from ditkit.data.preprocess import upright_size
 from ditkit.data.source import Source, open_source
 from ditkit.encoders.autoencoder import Identity
 from ditkit.evaluate.images import check_values
-from ditkit.evaluate.parts import Given
+from ditkit.evaluate.parts import Each, Given
 from ditkit.evaluate.suite import FEWEST
 from ditkit.train.ema import MAIN, decays
 
@@ -64,11 +64,11 @@ class RunSamples:
     def __len__(self) -> int:
         return self.plan.num
 
-    def part(self, rows: range) -> Given:
+    def part(self, rows: range, each: Each) -> Given:
         """See ``parts.Samples``."""
         labels = None if self.labels is None else self.labels[rows.start : rows.stop]
         first = self.plan.seed
-        images = self.model.draw(range(first + rows.start, first + rows.stop), labels, self.plan.sampling)
+        images = self.model.draw(range(first + rows.start, first + rows.stop), labels, self.plan.sampling, each=each)
         return Given(images, labels)
 
     @property
@@ -168,7 +168,7 @@ class FileSamples:
     def __len__(self) -> int:
         return len(self.images)
 
-    def part(self, rows: range) -> Given:
+    def part(self, rows: range, each: Each) -> Given:
         """See ``parts.Samples``."""
         chosen = torch.arange(rows.start, rows.stop)
         labels = None if self.labels is None else self.labels[chosen]

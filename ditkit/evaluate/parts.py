@@ -32,6 +32,9 @@ PART = 128
 KEY = "fingerprint"
 
 
+Each = Callable[[float], object]
+
+
 class Given(NamedTuple):
     """Images uint8 (B, C, H, W), with the labels (B,) and captions that they were drawn for, where there are any."""
 
@@ -45,8 +48,11 @@ class Samples(Protocol):
 
     def __len__(self) -> int: ...
 
-    def part(self, rows: range) -> Given:
-        """The samples of these numbers: the same ones whatever was asked for before."""
+    def part(self, rows: range, each: Each) -> Given:
+        """The samples of these numbers: the same ones whatever was asked for before.
+
+        each: told, while they come to be, how many images' worth of the work was done since it was told last.
+        """
         ...
 
 
@@ -127,16 +133,14 @@ def collect(
     if store is None:
         with _bar(samples, progress, 0) as bar:
             for rows in parts:
-                yield _look(samples, network, rows, keep(rows))
-                bar.update(len(rows))
+                yield _look(samples, network, rows, keep(rows), _moving(bar, len(rows)))
         return
     missing = [rows for rows in parts[workers.rank :: workers.world] if not store.has(rows, keep(rows))]
     mine = sum(map(len, parts[workers.rank :: workers.world]))
     shown = progress if workers.leads else None
     with _bar(range(mine), shown, mine - sum(map(len, missing))) as bar:
         for rows in missing:
-            store.save(_look(samples, network, rows, keep(rows)))
-            bar.update(len(rows))
+            store.save(_look(samples, network, rows, keep(rows), _moving(bar, len(rows))))
     workers.wait()
     if workers.leads:
         yield from map(store.load, parts)
@@ -157,10 +161,11 @@ def _at(values: Tensor | None, rows: Tensor) -> Tensor | None:
     return None if values is None else values[rows]
 
 
-def _look(samples: Samples, network: FeatureNetwork, rows: range, keep: bool) -> Part:
+def _look(samples: Samples, network: FeatureNetwork, rows: range, keep: bool, move: Each) -> Part:
     start = time.perf_counter()
-    images, labels, captions = samples.part(rows)
+    images, labels, captions = samples.part(rows, move)
     seconds = time.perf_counter() - start
+    move(len(rows))
     check_images("samples", images)
     taps = [network.look(batch) for batch in images.split(PART)]
     read = getattr(network, "read", None)
@@ -181,3 +186,15 @@ def _together(values: list[Tensor | None]) -> Tensor | None:
 
 def _bar(of: Samples | range, label: str | None, done: int) -> tqdm[Any]:
     return tqdm(total=len(of), initial=done, desc=label, unit="image", disable=label is None)
+
+
+def _moving(bar: tqdm[Any], images: int) -> Each:
+    """Moves the bar by whole images as a part of so many comes to be, to its end at most."""
+    done = 0.0
+
+    def move(more: float) -> None:
+        nonlocal done
+        before, done = done, min(done + more, images)
+        bar.update(int(done) - int(before))
+
+    return move

@@ -195,10 +195,11 @@ class Judge:
     def _drawn(self, sampling: Sampling, labels: torch.Tensor | None, progress: str) -> tuple[torch.Tensor, float]:
         """Images, uint8, and the evaluations for a sample."""
         model, how = self.model, self.model.how(sampling)
+        lead = how.pop("guide")
         counts: list[Counted] = []
 
         def guide(denoiser: Denoiser) -> Denoise:
-            counts.append(Counted(how["guide"](denoiser)))
+            counts.append(Counted(lead(denoiser)))
             return counts[-1]
 
         x = sample(
@@ -209,7 +210,8 @@ class Judge:
             model.grid(sampling),
             batch_size=sampling.batch_size,
             progress=progress,
-            **how | {"guide": guide},
+            guide=guide,
+            **how,
         )
         batches = torch.arange(len(self.seeds)).split(sampling.batch_size)
         total = sum(len(rows) * counted.evaluations for rows, counted in zip(batches, counts, strict=True))
