@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from ditkit.base.errors import UserError
+from ditkit.base.errors import DivergedError, UserError
 from ditkit.base.rng import generator
 from ditkit.evaluate import classifier as classifiers
 from ditkit.evaluate import fitting, scores, suite
@@ -84,6 +84,29 @@ def test_few_images_of_noise_do_not_make_the_classifier_diverge():
     assert found.features(images).isfinite().all()
 
 
+def test_a_training_that_diverges_is_made_anew_at_a_lower_rate(tmp_path, monkeypatch):
+    labels = torch.arange(40) % 2
+    noise = torch.randint(50, (40, 1, 8, 8), dtype=torch.uint8, generator=generator(0, "test.flat"))
+    images = (200 * labels).to(torch.uint8)[:, None, None, None] + noise  # at its own rate this diverges in 60 steps
+    monkeypatch.setattr(classifiers, "default_steps", lambda samples, cost: 10)
+
+    def cached():
+        return cached_classifier(tmp_path / "c", images, labels, num_classes=2, progress=False)
+
+    monkeypatch.setattr(fitting, "RATES", (1e6, 0.125))
+    monkeypatch.setattr(classifiers, "RATES", (1e6, 0.125))
+    found = cached()
+    assert "rate 0.125" in found.protocol.recipe
+    assert found.features(images).isfinite().all()
+    assert [p.name for p in tmp_path.iterdir()] == ["c"]
+    monkeypatch.setattr(classifiers, "fitted", None)  # training again would fail
+    assert cached().protocol == found.protocol
+    monkeypatch.setattr(fitting, "RATES", (1e6,))
+    monkeypatch.setattr(classifiers, "fitted", fitting.fitted)
+    with pytest.raises(DivergedError, match="diverged at every rate"):
+        train_classifier(images, labels, num_classes=2, progress=False)
+
+
 def test_saved_classifier_is_the_same_and_damage_is_seen(trained, bars, tmp_path):
     trained.save(tmp_path / "c")
     found = load_classifier(tmp_path / "c")
@@ -102,7 +125,7 @@ def test_cache_is_used_for_the_same_data_only(bars, tmp_path, monkeypatch):
     monkeypatch.setattr(classifiers, "default_steps", lambda samples, cost: 2)
     images, labels = bars
     first = cached_classifier(tmp_path / "c", images, labels, num_classes=CLASSES, progress=False)
-    monkeypatch.setattr(classifiers, "fit", None)  # training again would fail
+    monkeypatch.setattr(classifiers, "fitted", None)  # training again would fail
     again = cached_classifier(tmp_path / "c", images, labels, num_classes=CLASSES, progress=False)
     assert again.protocol == first.protocol
     monkeypatch.undo()

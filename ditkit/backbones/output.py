@@ -16,4 +16,4 @@ class Output:
     """
 
     prediction: Tensor
-    kept: dict[int, Tensor]
+    kept: dict[int, Tensor] = dataclasses.field(default_factory=dict)

@@ -20,7 +20,7 @@ from ditkit.base.files import atomic_folder, write_json
 from ditkit.base.rng import generator
 from ditkit.base.tensors import save_tensors
 from ditkit.evaluate import task as tasks
-from ditkit.evaluate.fitting import BATCH, LEARNING_RATE, WEIGHT_DECAY, Halfway, fit
+from ditkit.evaluate.fitting import BATCH, RATES, WEIGHT_DECAY, Halfway, fitted
 from ditkit.evaluate.images import check_images, check_labels, fingerprint, to_float
 from ditkit.evaluate.networks.network import Taps
 from ditkit.evaluate.residual import WIDTHS, ResidualNet, build, multiply_adds
@@ -191,13 +191,17 @@ def train_classifier(
     targets = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels.cpu()
     training, testing = split(targets, heldout, seed)
     C, H, W = images.shape[1:]
-    net = build(C, H, W, task.outputs, generator(seed, "classifier.weights"))
-    steps = default_steps(len(training), multiply_adds(net, C, H, W)) if steps is None else steps
+
+    def start() -> ResidualNet:
+        return build(C, H, W, task.outputs, generator(seed, "classifier.weights"))
+
+    steps = default_steps(len(training), multiply_adds(start(), C, H, W)) if steps is None else steps
     data = fingerprint(images, labels)
     said = f"{data} {task.name} {task.outputs} {seed} {heldout} {steps} {_architecture(WIDTHS)} {_recipe()}"
     kept = Halfway(halfway, said) if halfway else None
     learned = (images[training], targets[training])
-    fit(net.to(device), task, *learned, steps=steps, seed=seed, progress=progress, halfway=kept)
+    how = {"steps": steps, "seed": seed, "progress": progress}
+    net, rate = fitted(lambda: start().to(device), task, *learned, kept, **how)
     protocol = Protocol(
         architecture=_architecture(WIDTHS),
         task=task.name,
@@ -208,7 +212,7 @@ def train_classifier(
         width=W,
         widths=WIDTHS,
         seed=seed,
-        recipe=_recipe(),
+        recipe=_recipe(rate),
         steps=steps,
         data=data,
         heldout_accuracy=0.0,
@@ -238,14 +242,14 @@ def cached_classifier(
     Arguments and errors as ``train_classifier``.
     """
     classes = None if labels is None else num_classes
-    wanted = (fingerprint(images, labels), seed, _architecture(WIDTHS), _recipe(), classes)
+    wanted = (fingerprint(images, labels), seed, _architecture(WIDTHS), classes)
     try:
         found = load_classifier(folder)
     except UserError:
         found = None
     if found is not None:
         p = found.protocol
-        if (p.data, p.seed, p.architecture, p.recipe, p.num_classes) == wanted:
+        if (p.data, p.seed, p.architecture, p.num_classes) == wanted and p.recipe in map(_recipe, RATES):
             found.net.to(device)
             return found
     halfway = Path(folder).with_name(f".{Path(folder).name}.safetensors")
@@ -289,9 +293,10 @@ def _architecture(widths: tuple[int, ...]) -> str:
     return "residual-" + "-".join(str(width) for width in widths)
 
 
-def _recipe() -> str:
-    rate = f"{LEARNING_RATE} (less for fewer images)"
-    return f"SGD, batch {BATCH}, rate {rate}, decay {WEIGHT_DECAY}, epochs {EPOCHS}, work {WORK:g}"
+def _recipe(rate: float = RATES[0]) -> str:
+    return (
+        f"SGD, batch {BATCH}, rate {rate} (less for fewer images), decay {WEIGHT_DECAY}, epochs {EPOCHS}, work {WORK:g}"
+    )
 
 
 def _network(p: Protocol) -> ResidualNet:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from ditkit.base.errors import DivergedError
 from ditkit.base.files import atomic_file
 from ditkit.base.rng import generator
 from ditkit.base.tensors import save_tensors
@@ -22,8 +24,10 @@ from ditkit.evaluate.residual import ResidualNet
 from ditkit.evaluate.task import Task
 
 BATCH = 64
-LEARNING_RATE = 0.5
-"""Of a full batch; of a smaller one (data of fewer images) in proportion, as it would diverge."""
+RATES = (0.5, 0.125, 0.03)
+"""Of a full batch; of a smaller one (data of fewer images) in proportion, as it would diverge. The first that does not
+diverge is taken: data that are told apart at sight (classes of one colour) do at rates that all others learn best at.
+"""
 WEIGHT_DECAY = 5e-4
 KEPT_EVERY = 5.0
 """Seconds of training that a kill loses, at most."""
@@ -35,6 +39,10 @@ class Halfway:
 
     path: Path
     key: str
+
+    def at(self, rate: float) -> Halfway:
+        """The same for one of several rates."""
+        return Halfway(self.path, f"{self.key} {rate}")
 
     def keep(self, net: ResidualNet, optimizer: torch.optim.SGD, step: int) -> None:
         """Writes the weights, statistics and momenta after so many steps."""
@@ -62,12 +70,34 @@ class Halfway:
         return int(said["step"])
 
 
+def fitted(
+    start: Callable[[], ResidualNet], task: Task, images: Tensor, targets: Tensor, halfway: Halfway | None, **how: Any
+) -> tuple[ResidualNet, float]:
+    """The network trained at the first of RATES at which it does not diverge, and that rate. how: see ``fit``.
+
+    start: the network before training. DivergedError where there is no such rate.
+    """
+    for rate in RATES:
+        net = start()
+        try:
+            fit(net, task, images, targets, rate=rate, halfway=halfway and halfway.at(rate), **how)
+        except DivergedError as error:
+            tqdm.write(f"{error} at a rate of {rate:g}")
+            continue
+        return net, rate
+    raise DivergedError(
+        f"the classifier of {len(images)} real images diverged at every rate of {RATES}: look at the images with "
+        "ditkit data check, or measure in a space that needs no training, such as --features pixels"
+    )
+
+
 def fit(
     net: ResidualNet,
     task: Task,
     images: Tensor,
     targets: Tensor,
     *,
+    rate: float,
     steps: int,
     seed: int,
     progress: bool,
@@ -76,22 +106,22 @@ def fit(
     """SGD with Nesterov momentum, the rate rising linearly for a fifth of the steps and falling linearly to zero.
 
     Goes on from what halfway keeps; every draw comes from (seed, step), so that the weights are the same to the bit.
+    DivergedError: the loss or the weights are no longer finite.
     """
     decayed = [p for p in net.parameters() if p.ndim > 1]
     plain = [p for p in net.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.SGD(groups, lr=LEARNING_RATE, momentum=0.9, nesterov=True)
+    optimizer = torch.optim.SGD(groups, lr=rate, momentum=0.9, nesterov=True)
     device = net.head.weight.device
-    full = LEARNING_RATE * min(BATCH, len(images)) / BATCH
+    full = rate * min(BATCH, len(images)) / BATCH
     first = halfway.load(net, optimizer) if halfway else 0
     net.train()
     kept = time.monotonic()
     bar = tqdm(initial=first, desc="classifier", total=steps, delay=2, disable=not progress, leave=False)
     with bar:
         for step, rows in enumerate(itertools.islice(batches(len(images), steps, seed), first, None), first):
-            rate = full * min((step + 1) / (0.2 * steps), (steps - step) / (0.8 * steps))
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = full * min((step + 1) / (0.2 * steps), (steps - step) / (0.8 * steps))
             draws = generator(seed, "classifier.step", step)
             shown, answers = task.draw(images[rows], targets[rows], draws)
             x = to_float(shift(shown, draws).to(device)).contiguous(memory_format=torch.channels_last)
@@ -101,10 +131,18 @@ def fit(
             optimizer.step()
             bar.update()
             if step % 20 == 0:
-                bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+                bar.set_postfix(loss=f"{_finite(loss).item():.3f}", refresh=False)
             if halfway and time.monotonic() - kept > KEPT_EVERY:
                 halfway.keep(net, optimizer, step + 1)
                 kept = time.monotonic()
+    for value in net.state_dict().values():
+        _finite(value)
+
+
+def _finite(values: Tensor) -> Tensor:
+    if not bool(values.isfinite().all()):
+        raise DivergedError("the classifier's training diverged")
+    return values
 
 
 def batches(n: int, steps: int, seed: int) -> Iterator[Tensor]:
