@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -305,3 +306,22 @@ def test_minutes_end_a_training_and_used_up_ones_begin_none() -> None:
     train(trainer)
     assert trainer.step == 1
     assert trainer.finished
+
+
+@pytest.mark.parametrize("hook", [0.0, 1000.0])
+def test_what_hooks_take_is_no_time_of_the_training(hook: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [5.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    trainer = trainer_of(recipe(steps=1000, minutes=1, log_every=2))
+    step = trainer.one_step
+
+    def ten_seconds(*args: Any) -> Any:
+        now[0] += 10
+        return step(*args)
+
+    def passes(_: object) -> None:
+        now[0] += hook
+
+    monkeypatch.setattr(trainer, "one_step", ten_seconds)
+    records = train(trainer, [Hook(1, passes)])
+    assert [(r["step"], r["seconds"], r["images_per_s"]) for r in records] == [(2, 20, 0.6), (4, 40, 0.6), (6, 60, 0.6)]

@@ -52,6 +52,10 @@ class Meter:
         """Begins to count time and samples for the images per second."""
         self.samples, self.since = 0, time.perf_counter()
 
+    def pause(self, seconds: float) -> None:
+        """Leaves seconds that were not spent on steps out of the images per second."""
+        self.since += seconds
+
     def add(self, totals: Totals, norm: Tensor) -> None:
         """Takes the measurements of a step."""
         for name, value in {**totals.parts, "grad_norm": norm}.items():

@@ -22,7 +22,10 @@ class LoopSettings:
     steps: Positive = 100_000
     """Optimiser steps in all."""
     minutes: Annotated[float, Field(gt=0)] | None = None
-    """Stop after this many minutes of training even if steps are left; None: no limit."""
+    """Stop after this many minutes of training even if steps are left; None: no limit.
+
+    Samples, measurements and checkpoints made in between do not count.
+    """
     batch_size: Positive = 256
     """Images per optimiser step."""
     accumulate: Positive = 1

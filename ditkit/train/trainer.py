@@ -81,17 +81,18 @@ class Trainer(Generic[T]):
 
         batches: yields, from step ``self.step`` on, what the task takes.
         log: called every ``log_every`` steps with step, loss and its parts, lr, grad_norm, images_per_s, seconds.
+        hooks: their time counts neither for the minutes nor for the images per second.
         Raises UserError where the loss or a gradient is not finite, before a hook could keep what came of it.
         """
         s = self.settings
         self.net.train()
         net = compiled(self.net) if s.compile else self.net
         self.meter.start()
-        start, before, told = time.perf_counter(), self.seconds, ""
+        start, told = time.perf_counter() - self.seconds, ""
         with tqdm(total=1.0, initial=self.progress, desc="training", bar_format=_BAR, dynamic_ncols=True) as bar:
             while not self.finished and not self.stopping:
                 self.meter.add(*self.one_step(net, next(batches)))
-                self.seconds = before + time.perf_counter() - start
+                self.seconds = time.perf_counter() - start
                 bar.set_postfix_str(f"step {self.step:,}{told}", refresh=False)
                 bar.update(self.progress - bar.n)
                 if self.step % s.log_every == 0 or self.finished:
@@ -103,7 +104,11 @@ class Trainer(Generic[T]):
                 for hook in hooks:
                     if self.step % hook.every == 0 and not self.finished:
                         self.meter.check_finite(self.step)
+                        paused = time.perf_counter()
                         hook.call(self)
+                        took = time.perf_counter() - paused  # no part of the training: looking at it changes no weight
+                        start += took
+                        self.meter.pause(took)
         self.meter.check_finite(self.step)
         self.net.eval()
 
