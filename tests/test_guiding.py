@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ditkit.app import guiding
 from ditkit.app.guiding import Guides, Led, NoisyClassifier, guide
-from ditkit.app.model import load_model
+from ditkit.app.model import described, load_model
 from ditkit.app.recipe import Sampling
 from ditkit.app.run import open_run
 from ditkit.backbones.output import Output
@@ -247,6 +247,18 @@ def test_a_classifier_leads_conditional_and_unconditional_models(
     said = ditkit("sample", tmp_path / "vp", "--out", tmp_path / "s", *by)
     assert_refused(said, "--guidance-classifier", "'vp' and 'cosine'")
     assert_refused(ditkit("sample", run, "--out", tmp_path / "s", "--guidance-classifier", run), str(run), "classifier")
+
+
+def test_a_protocol_knows_what_guides_by_its_weights(run: Path, longer: Path, pets: Path, tmp_path: Path) -> None:
+    judge, seen = tmp_path / "judge", []
+    for seed in (0, 1):
+        made(ditkit("train-classifier", "--data", pets, "--out", judge, *OPTIONS, "--seed", seed))
+        seen.append(described(Sampling(guidance_weak=str((run, longer)[seed]), guidance_classifier=str(judge))))
+        judge = judge.rename(tmp_path / f"judge-{seed}").with_name("judge")  # the next one lies where it lay
+    assert all(seen[0][name] != seen[1][name] for name in ("guidance_weak", "guidance_classifier"))
+    shutil.copytree(run, tmp_path / "elsewhere")
+    moved = Sampling(guidance_weak=str(tmp_path / "elsewhere"), guidance_classifier=str(tmp_path / "judge-0"))
+    assert described(moved) == seen[0]
 
 
 REFUSED = {

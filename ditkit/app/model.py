@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ditkit.app.recipe import ClassifierRecipe, Recipe, Sampling
 from ditkit.app.run import Run, check_autoencoder, located, open_checkpoint, open_run
 from ditkit.base import registry
 from ditkit.base.errors import UserError
+from ditkit.base.files import sha256
 from ditkit.base.pixels import to_uint8
 from ditkit.condition import Condition
 from ditkit.encoders.autoencoder import Autoencoder
@@ -25,6 +27,7 @@ from ditkit.process.denoiser import Denoiser
 from ditkit.process.path import require_same
 from ditkit.sample import sample
 from ditkit.train import checkpoint
+from ditkit.train.ema import MAIN
 
 DECODED_AT_ONCE = 2**16
 """Pixels between two movements of the progress bar of decoding (an image of 256x256); changes no image."""
@@ -177,6 +180,21 @@ def check_sampling(recipe: Recipe, sampling: Sampling) -> None:
     if sampling.guidance_classifier is not None:
         classifier = open_run(sampling.guidance_classifier, ClassifierRecipe).recipe
         require_same("--guidance-classifier", build.path(recipe.process), build.path(classifier.process))
+
+
+def described(sampling: Sampling) -> dict[str, Any]:
+    """The settings as JSON values, as protocols have them: what guides by the SHA-256 of its weights, wherever it lies.
+
+    UserError where it is not there.
+    """
+    said = json.loads(json.dumps(dataclasses.asdict(sampling)))
+    if sampling.guidance_weak is not None:
+        _, folder = located(sampling.guidance_weak)
+        said["guidance_weak"] = sha256(checkpoint.weights_file(folder, sampling.guidance_weak_weights))
+    if sampling.guidance_classifier is not None:
+        folder = checkpoint.latest(open_run(sampling.guidance_classifier, ClassifierRecipe).folder)
+        said["guidance_classifier"] = sha256(checkpoint.weights_file(folder, MAIN))
+    return said
 
 
 @functools.lru_cache(maxsize=2)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ditkit.app import build
 from ditkit.app.classes import parse_classes
 from ditkit.app.drawn import SHEET
-from ditkit.app.model import Model
+from ditkit.app.model import Model, described
 from ditkit.app.recipe import Sampling
 from ditkit.base.errors import UserError
 from ditkit.base.rng import generator
@@ -75,7 +75,7 @@ class RunSamples:
     def protocol(self) -> dict[str, Any]:
         """What the samples hang on besides the model."""
         plan, recipe = self.plan, self.model.run.recipe
-        sampling = dataclasses.asdict(plan.sampling)
+        sampling = described(plan.sampling)
         if not build.adaptive(plan.sampling.solver):
             del sampling["batch_size"]  # changes no image
         decay = decays(recipe.train).get(plan.weights)

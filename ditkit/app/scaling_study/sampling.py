@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from ditkit.app import build, measuring
-from ditkit.app.model import Model, load_model
+from ditkit.app.model import Model, described, load_model
 from ditkit.app.recipe import Recipe, Sampling
 from ditkit.app.references import Reference
 from ditkit.app.run import Run
@@ -83,8 +83,8 @@ def draw(run: Run[Recipe], against: Reference, planned: Sequence[Task], label: s
 
 def _protocol(run: Run[Recipe], task: Task, against: Reference) -> str:
     """What a point hangs on besides the run, whose folder it is kept in."""
-    sampling = dataclasses.asdict(task.sampling)
-    said = {"sampling": sampling, "num": run.recipe.evaluate.every_num, "reference": against.fingerprint}
+    said = {"sampling": described(task.sampling), "num": run.recipe.evaluate.every_num}
+    said |= {"reference": against.fingerprint}
     said |= {"scores": against.space.scores, "network": dataclasses.asdict(against.network.protocol)}
     return protocol_hash(json.loads(json.dumps(said)))
 

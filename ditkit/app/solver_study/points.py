@@ -14,7 +14,7 @@ import pydantic
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from ditkit.app.model import Model
+from ditkit.app.model import Model, described
 from ditkit.app.recipe import Sampling
 from ditkit.app.references import Reference
 from ditkit.app.run import environment
@@ -139,14 +139,14 @@ _FAILURES = TypeAdapter(list[Failure])
 
 def protocol(model: Model, against: Reference, sampling: Sampling, seeds: Sequence[int]) -> dict[str, Any]:
     """What all points of a study share, and what its numbers hang on."""
-    shared = dataclasses.asdict(sampling)
+    shared = described(sampling)
     for varied in ("solver", "solver_options", "grid", "grid_options", "steps"):
         del shared[varied]
     return {
         "run": model.run.folder.name,
         "step": model.step,
         "weights": "ema",
-        "sampling": json.loads(json.dumps(shared)),
+        "sampling": shared,
         "labels": "each class in turn" if model.classes else "none",
         "seeds": [seeds[0], seeds[-1]],
         "reference": {"fingerprint": against.fingerprint, "images": against.side.count},
