@@ -123,7 +123,7 @@ def check_writable(folder: Path) -> None:
     """Raises UserError unless files can be made in a folder, or it below the nearest one that is there."""
     above = next(p for p in [folder, *folder.absolute().parents] if p.exists())
     if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
-        raise UserError(f"{above} is not writable, and results go to {folder}: make it writable, or copy the run")
+        raise UserError(f"{above} is not writable, and results go to {folder}: make it writable, or work elsewhere")
 
 
 def clear_leftovers(folder: Path) -> None:
