@@ -405,6 +405,27 @@ def test_a_full_device(whole: Path, pets: Path, vae: Path, tmp_path: Path, monke
     assert contents(out) == contents(whole)
 
 
+def test_what_was_damaged_meanwhile_is_encoded_anew(
+    whole: Path, pets: Path, vae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "s"
+    begun(pets, vae, out, monkeypatch)
+    shards = [out / f"shard-0000{k}.safetensors" for k in range(3)]
+    weights = out / "autoencoder" / "diffusion_pytorch_model.safetensors"
+    for path in (shards[1], weights):
+        raw = bytearray(path.read_bytes())
+        raw[-1] ^= 1  # a bit of the content: name and size stay
+        path.write_bytes(raw)
+    shards[2].write_bytes(shards[2].read_bytes()[:-1])
+    kept = shards[0].stat().st_ino
+    said = made(encoded(pets, vae, out))
+    assert sorted(line.split()[0] for line in said.out.splitlines() if "not what was written" in line) == sorted(
+        map(str, (out / "autoencoder", *shards[1:]))
+    )
+    assert shards[0].stat().st_ino == kept
+    assert contents(out) == contents(whole)
+
+
 def test_other_settings_and_changed_data_are_refused(
     pets: Path, vae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -170,6 +170,9 @@ def test_folders_that_cannot_be_written(run: Path, pets: Path, tmp_path: Path, m
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert_refused(train(pets, tmp_path / "new"), "not writable", "choose another")
     assert_refused(ditkit("sample", run, "--out", tmp_path / "new"), "not writable")
+    assert_refused(ditkit("report", run), f"{run} is not writable", "make it writable")
+    for options in (["--sheet", tmp_path / "new"], ["--sheet", "None", "--json", tmp_path / "new"]):
+        assert_refused(ditkit("data", "check", pets, *options), f"results go to {tmp_path}")
     assert contents(tmp_path) == before
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ditkit.train import checkpoint
-from tests.running import TINY, Trial, assert_same_tensors, ditkit, environment, losses, made, train, weights
+from tests.running import CALM, TINY, Trial, assert_same_tensors, ditkit, environment, losses, made, train, weights
 
 
 def leftovers(run: Path) -> list[Path]:
@@ -67,6 +69,62 @@ def test_killed_before_the_first_checkpoint_begins_anew(trial: Trial, pets: Path
 
 
 DRAWING = "ditkit.app.pictures.png_bytes"
+
+
+LOOKS = ["--train.sample-every", 2, "--evaluate-every", 2, "--evaluate.every-num", 20]
+LOOKS += ["--evaluate.best", "frechet_distance", *CALM]
+
+
+@pytest.fixture(scope="module")
+def looked_at(pets: Path, tmp_path_factory: pytest.TempPathFactory, quick_feature_space: None) -> Path:
+    """A run that drew and measured while it trained."""
+    folder = tmp_path_factory.mktemp("looked") / "r"
+    made(train(pets, folder, *LOOKS))
+    return folder
+
+
+def all_but_times(run: Path) -> dict[str, Any]:
+    """What a run's folder holds, but how long things took and that it was resumed."""
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    kept = [{k: v for k, v in r.items() if k not in ("seconds", "images_per_s")} for r in log]
+    files = {str(p.relative_to(run)): p.read_bytes() for p in run.rglob("*.[ps][na]*") if p.is_file()}  # png, weights
+    folders = sorted(str(p.relative_to(run)) for p in run.rglob("*") if p.is_dir())
+    return {"log": [r for r in kept if r.get("event") != "resume"], "folders": folders, **files}
+
+
+@pytest.mark.parametrize(
+    "at",
+    [
+        ["ditkit.app.training._begin", 1],  # it has its recipe, and no record yet
+        [DRAWING, 1],  # between the checkpoint of step 2 and what is drawn of it
+        ["ditkit.app.measuring.reference", 1],  # and what is measured of it
+    ],
+)
+def test_what_was_due_with_a_checkpoint_is_made_up(
+    trial: Trial, at: list[Any], looked_at: Path, pets: Path, tmp_path: Path
+) -> None:
+    start = ["train", "--data", pets, "--out", tmp_path / "r", *TINY, *LOOKS]
+    assert trial(start, at=at)["code"] == -signal.SIGKILL
+    made(ditkit("train", "--resume", tmp_path / "r"))
+    assert all_but_times(tmp_path / "r") == all_but_times(looked_at)
+    made(ditkit("train", "--resume", tmp_path / "r"))  # nothing to do
+    assert all_but_times(tmp_path / "r") == all_but_times(looked_at)
+
+
+def test_a_checkpoint_that_is_one_too_many_is_removed(trial: Trial, pets: Path, tmp_path: Path) -> None:
+    start = ["train", "--data", pets, "--out", tmp_path / "r", *TINY, "--train.steps", 6]
+    assert trial(start, at=["ditkit.train.checkpoint.remove_folder", 1])["code"] == -signal.SIGKILL
+    assert len(checkpoint.steps(tmp_path / "r")) == 3
+    made(ditkit("train", "--resume", tmp_path / "r"))
+    assert [p.name for p in checkpoint.steps(tmp_path / "r")] == ["step-0000004", "step-0000006"]
+
+
+def test_killed_before_it_has_a_recipe_the_same_command_begins(trial: Trial, pets: Path, tmp_path: Path) -> None:
+    start = ["train", "--data", pets, "--out", tmp_path / "r", *TINY]
+    assert trial(start, at=["os.replace", 1])["code"] == -signal.SIGKILL
+    assert leftovers(tmp_path / "r")
+    made(ditkit(*start))
+    assert not leftovers(tmp_path / "r")
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])

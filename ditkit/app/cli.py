@@ -13,13 +13,15 @@ import os
 import re
 import sys
 import threading
+import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ditkit import __version__
 from ditkit.base.errors import UserError, nearest
+from ditkit.base.signals import Interrupted, on_signals
 
 T = TypeVar("T")
 
@@ -80,7 +82,7 @@ _PATIENCE = 1.0
 
 def load(command: str) -> None:
     """Loads PyTorch, with a word where that takes long."""
-    with telling(f"ditkit {command}: loading PyTorch"):
+    with telling(f"ditkit {command}: loading PyTorch"), on_signals(_end_at_once):
         importlib.import_module("torch")
 
 
@@ -130,19 +132,20 @@ def _flag(field: str, args: Sequence[str]) -> str:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs a command; exits with 2 and one line for what the user can mend, with 130 when interrupted."""
+    """Runs a command; exits with 2 and one line for what the user can mend, with 130 when a signal stopped it."""
     args = list(sys.argv[1:] if args is None else args)
     _prepare_streams()
     warnings.filterwarnings("ignore", module="PIL")  # of sizes, EXIF and palettes: what fails is named anyway
     try:
-        code = _run(args)
+        with on_signals(_interrupting()):
+            code = _run(args)
         if sys.stdout:
             sys.stdout.flush()  # here, where it can still be said that it failed
         raise SystemExit(code)
     except UserError as error:
         _fail(str(error), 2)
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
+    except (Interrupted, KeyboardInterrupt) as stop:
+        _fail(_stopped(stop.signal if isinstance(stop, Interrupted) else "SIGINT"), 130)
     except BrokenPipeError:
         # the reader of our output went away (head, a closed pager): nothing is wrong
         _drop_output()
@@ -158,6 +161,35 @@ def main(args: Sequence[str] | None = None) -> None:
         reason = error.strerror or error
         _drop_output()
         _fail(f"{error.filename or 'the system'}: {reason}; check the path, its permissions and the free space", 2)
+
+
+_ONE_WISH = 1.0
+"""Seconds within which signals are one: a terminal sends it to all processes, and some parents pass it on again."""
+
+
+def _interrupting() -> Callable[[str], None]:
+    """What the first signal does, raising Interrupted, and a later one: it ends the process."""
+    first: list[float] = []
+
+    def act(name: str) -> None:
+        if not first:
+            first.append(time.monotonic())
+            raise Interrupted(name)
+        if time.monotonic() - first[0] > _ONE_WISH:
+            _end_at_once(name)
+
+    return act
+
+
+def _end_at_once(name: str) -> None:
+    """Ends the process: where an exception would be lost, such as in C++ that imports NumPy, or was raised already."""
+    with contextlib.suppress(OSError):
+        print(f"ditkit: {_stopped(name)}", file=sys.stderr, flush=True)
+    os._exit(130)
+
+
+def _stopped(name: str) -> str:
+    return f"stopped by {name}; nothing is half-written: the same command goes on with what is done, or begins anew"
 
 
 def _prepare_streams() -> None:

@@ -22,6 +22,7 @@ from ditkit.app.kind import publish
 from ditkit.app.recipe import Data
 from ditkit.base.errors import UserError
 from ditkit.base.files import alone, check_new_folder, clear_leftovers, expanded
+from ditkit.base.signals import deaf_children
 from ditkit.convert.autoencoder import load_autoencoder, save_autoencoder
 from ditkit.convert.autoencoder_scales import constants
 from ditkit.data import store as files
@@ -84,8 +85,7 @@ def encode(job: Job, out: Path, text: TextEncoder | None = None) -> Manifest:
         if (out / files.MANIFEST).is_file():
             files.clear_progress(out)
             return files.read_manifest(out)
-        if not (out / files.AUTOENCODER).is_dir():
-            save_autoencoder(autoencoder, out / files.AUTOENCODER)
+        _own_autoencoder(out, autoencoder)
         return _encode(job, out, plan, source, Encoders(_computing(autoencoder, job), text))
 
 
@@ -176,7 +176,7 @@ def _check_same(out: Path, old: Plan, new: Plan) -> None:
 
 
 def _encode(job: Job, out: Path, plan: Plan, source: Source, encoders: Encoders) -> Manifest:
-    done = {n: record for n in range(plan.shards) if (record := files.read_record(out, n))}
+    done = _finished(out, plan)
     todo = [n for n in range(plan.shards) if n not in done]
     finished = sum(len(plan.indices(n)) for n in done)
     bar = tqdm(total=plan.source.images, initial=finished, desc="encoding", unit="img", dynamic_ncols=True)
@@ -189,6 +189,28 @@ def _encode(job: Job, out: Path, plan: Plan, source: Source, encoders: Encoders)
     if not any(record.rows for record in done.values()):
         raise too_many_bad(source, _bad(done.values()))
     return files.finish(out, plan, [done[n] for n in range(plan.shards)])
+
+
+def _finished(out: Path, plan: Plan) -> dict[int, Record]:
+    """The records of the finished shards, whose content is read again: a damaged one is to be encoded anew."""
+    said = {n: record for n in range(plan.shards) if (record := files.read_record(out, n))}
+    damaged = []
+    for n, record in tqdm(said.items(), "checking finished shards", unit="shard", delay=2, leave=False):
+        if not files.is_as_recorded(out, n, record):
+            tqdm.write(f"{out / files.shard_name(n)} is not what was written: it is encoded anew")
+            damaged.append(n)
+    return {n: record for n, record in said.items() if n not in damaged}
+
+
+def _own_autoencoder(out: Path, autoencoder: LatentAutoencoder) -> None:
+    """Writes the store's own autoencoder, unless it is there already and is the same."""
+    place = out / files.AUTOENCODER
+    with contextlib.suppress(UserError):
+        if place.is_dir() and load_autoencoder(place).identity == autoencoder.identity:
+            return
+    if place.is_dir():
+        tqdm.write(f"{place} is not what was written: it is written anew")
+    save_autoencoder(autoencoder, place)
 
 
 def _bad(records: Iterable[Record]) -> list[Bad]:
@@ -215,7 +237,8 @@ def _shards(
     workers = min(job.workers, len(todo))
     pool = ProcessPoolExecutor(workers, spawn, _begin_worker, (job, out, plan, encoders.text, workers, stop))
     try:
-        waiting = {pool.submit(_work, number): number for number in todo}
+        with deaf_children():
+            waiting = {pool.submit(_work, number): number for number in todo}
         for future in as_completed(waiting):
             yield waiting[future], future.result()
     except BrokenProcessPool:
@@ -233,7 +256,7 @@ _worker: dict[str, Any] = {}
 
 
 def _begin_worker(job: Job, out: Path, plan: Plan, text: TextEncoder | None, workers: int, stop: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and says stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where children are not deaf; the parent hears it and says stop
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(max(1, torch.get_num_threads() // workers))
     encoders = Encoders(_computing(_load(out / files.AUTOENCODER, job), job), text)

@@ -14,9 +14,11 @@ BEST = "best"
 
 def save(run: Run[Any], trainer: Trainer, facts: dict[str, Any]) -> None:
     """Keeps the state of the training as a checkpoint, unless that of this step is there."""
-    if not checkpoint.at(run.folder, trainer.step):
+    keep = trainer.settings.keep_checkpoints
+    if checkpoint.at(run.folder, trainer.step):
+        checkpoint.keep_newest(run.folder, keep)  # a kill may have come before it
+    else:
         about = {**facts, "seconds": trainer.seconds}
-        keep = trainer.settings.keep_checkpoints
         checkpoint.save(run.folder, trainer.step, _tensors(trainer), about, keep=keep)
 
 

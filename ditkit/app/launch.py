@@ -16,6 +16,7 @@ from ditkit.app.names import SOURCES
 from ditkit.app.recipe import AnyRecipe
 from ditkit.app.recipe_files import R, load_recipe
 from ditkit.base.errors import UserError
+from ditkit.base.signals import Interrupted
 from ditkit.train.settings import STRICT
 
 if TYPE_CHECKING:
@@ -42,20 +43,30 @@ def launch(command: str, kind: type[Any], recipe: type[AnyRecipe], args: Sequenc
     kind: of the options, both a ``Where`` and the ``recipe`` that they override.
     """
     options = over_recipe(command, kind, recipe, args)
+    from ditkit.app.training import Stopped
+
+    try:
+        stopped = _train(options, recipe, args)
+    except Interrupted as stop:  # before its first step
+        if options.out is None or not (options.out / "recipe.yaml").is_file():
+            raise
+        stopped = Stopped(stop.signal)
+    if stopped:
+        print(_farewell(stopped, f"ditkit {command} --resume {options.resume or options.out}"), file=sys.stderr)
+    return 130 if stopped else 0
+
+
+def _train(options: Any, recipe: type[AnyRecipe], args: Sequence[str]) -> Stopped | None:
     from ditkit.app import training
 
     if options.resume is not None:
         changes = _changes(options, args)
-        stopped = training.resume(options.resume, changes, options.data.source or None)
-    else:
-        if not options.data.source:
-            raise UserError(f"--data is missing: expected {SOURCES}")
-        if options.out is None:
-            raise UserError("--out is missing: expected the run's new folder, such as --out runs/first")
-        stopped = training.start(recipe_in(options, recipe), options.out)
-    if stopped:
-        print(_farewell(stopped, f"ditkit {command} --resume {options.resume or options.out}"), file=sys.stderr)
-    return 130 if stopped else 0
+        return training.resume(options.resume, changes, options.data.source or None)
+    if not options.data.source:
+        raise UserError(f"--data is missing: expected {SOURCES}")
+    if options.out is None:
+        raise UserError("--out is missing: expected the run's new folder, such as --out runs/first")
+    return training.start(recipe_in(options, recipe), options.out)
 
 
 def _farewell(stopped: Stopped, again: str) -> str:

@@ -47,8 +47,8 @@ class Looking:
 
     def __call__(self, trainer: Trainer) -> None:
         """Measures, writes it to the log, and keeps the checkpoint where it is the best one."""
-        done = [r for r in self.run.records() if r.get("event") == EVENT]
-        if any(r["step"] == trainer.step for r in done):
+        done = self._done()
+        if self.made(trainer):
             return
         model, recipe = self.model(trainer), self.run.recipe
         self.against = self.against or measuring.reference(model, None)
@@ -64,6 +64,13 @@ class Looking:
         if best is not None and self._is_best(best, scores[best]["value"], done):
             save_best(self.run, trainer, self.facts)
         self.run.append({"event": EVENT, "step": trainer.step, "metrics": scores})
+
+    def made(self, trainer: Trainer) -> bool:
+        """Whether it was measured at this step."""
+        return any(r["step"] == trainer.step for r in self._done())
+
+    def _done(self) -> list[dict[str, Any]]:
+        return [r for r in self.run.records() if r.get("event") == EVENT]
 
     def _is_best(self, metric: str, value: float, done: list[dict[str, Any]]) -> bool:
         earlier = [r["metrics"][metric]["value"] for r in done if metric in r["metrics"]]

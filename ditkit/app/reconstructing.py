@@ -35,6 +35,8 @@ from ditkit.evaluate.statistics import SPREAD, Mean
 from ditkit.evaluate.suite import FEWEST, compare
 from ditkit.train import checkpoint
 
+TOLD = "reconstructed"
+"""Of the log's records with how like reconstructions are."""
 MOST = 10_000
 """Images that are reconstructed to measure by, at most; of more, evenly spaced ones."""
 MEASURED = 1024
@@ -104,9 +106,14 @@ def tell(net: LatentAutoencoder, learned: Examples, held: Examples | None, run: 
     x = to_uint8(images.draw(rows, torch.zeros_like(rows, dtype=torch.bool), 0))
     scores = {name: float(values.mean()) for name, values in likeness(x, reconstruct(net, x, "reconstructing")).items()}
     which = f"{len(rows):,} {'images that it learns from' if held is None else 'held-out images'}"
-    run.append({"event": "reconstructed", "step": step, "images": which, **scores})
+    run.append({"event": TOLD, "step": step, "images": which, **scores})
     ssim_of = f", SSIM {scores['ssim']:.3f}" if "ssim" in scores else ""
     tqdm.write(f"step {step:,}: PSNR {scores['psnr']:.2f} dB{ssim_of} of {which}")
+
+
+def told(run: Run[Any], step: int) -> bool:
+    """Whether ``tell`` has logged this step."""
+    return any(r.get("event") == TOLD and r["step"] == step for r in run.records())
 
 
 @torch.no_grad()

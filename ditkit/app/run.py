@@ -47,6 +47,10 @@ class Run(Generic[R]):
         """Sample grids of the training, and what the metrics were measured on."""
         return self.folder / "samples"
 
+    def picture(self, step: int) -> Path:
+        """What was drawn at a step of the training."""
+        return self.samples / f"step-{step:07d}.png"
+
     def records(self) -> list[dict[str, Any]]:
         """The log's records; lines that are none, such as a last one that a crash cut short, are left out."""
         if not self.log.is_file():
@@ -61,10 +65,10 @@ class Run(Generic[R]):
                 records.append(record)
         return records
 
-    def append(self, record: dict[str, Any]) -> None:
-        """Adds a record to the log."""
+    def append(self, *records: dict[str, Any]) -> None:
+        """Adds records to the log, at once."""
         with explained(self.log), open(self.log, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write("".join(json.dumps(record) + "\n" for record in records))
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:

@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from ditkit.app import build
-from ditkit.app.keeping import save
+from ditkit.app.keeping import BEST, save
 from ditkit.app.kind import Kind, find_kind, publish
 from ditkit.app.recipe import AnyRecipe, Recipe
 from ditkit.app.recipe_files import to_yaml
@@ -22,6 +22,7 @@ from ditkit.app.run import Run, check_autoencoder, check_new, create, kind_of_ru
 from ditkit.app.stored import read_latents
 from ditkit.base.errors import UserError
 from ditkit.base.files import clear_leftovers, expanded, write_text
+from ditkit.base.signals import Interrupted, interrupted_by_signals
 from ditkit.data.buckets import BucketSet, load_buckets
 from ditkit.data.images import Examples
 from ditkit.data.loader import batch, prefetch, split_heldout
@@ -30,7 +31,7 @@ from ditkit.data.source import located, open_source, recognised
 from ditkit.data.store import is_store
 from ditkit.encoders.autoencoder import Autoencoder
 from ditkit.train import checkpoint
-from ditkit.train.trainer import Hook, Interrupted, Trainer, interrupted_by_signals, stop_on_signals
+from ditkit.train.trainer import Hook, Trainer, stop_on_signals
 
 E = TypeVar("E", bound=Examples)
 T = TypeVar("T", bound=Any)
@@ -119,13 +120,19 @@ def start(recipe: AnyRecipe, out: Path, means: Means | None = None) -> Stopped |
     _check_shapes(kind, images, facts)
     learned, held = split(images, recipe)
     trainer = Trainer(kind.task(facts, learned), recipe.train)
-    run = create(out, kind.settings)
-    run.append({"event": "start", "step": 0, "data": facts})
-    for note in images.notes:
-        run.append({"event": "data", "step": 0, "note": note})
-        tqdm.write(note)
-    with run.alone():
+    out.mkdir(parents=True, exist_ok=True)
+    with Run(out, kind.settings).alone():
+        run = create(out, kind.settings)
+        _begin(run, images, facts)
         return _train(run, kind, trainer, (learned, held), facts)
+
+
+def _begin(run: Run[Any], images: Examples, facts: dict[str, Any]) -> None:
+    """Begins the log with what is known of the data."""
+    records = [{"event": "start", "step": 0, "data": facts}]
+    run.append(*records, *({"event": "data", "step": 0, "note": note} for note in images.notes))
+    for note in images.notes:
+        tqdm.write(note)
 
 
 def _check_shapes(kind: Kind, images: Examples, facts: dict[str, Any]) -> None:
@@ -174,7 +181,7 @@ def resume(
     found = find_kind(kind_of_run(folder))
     run = open_run(folder, found.recipe)
     with run.alone():
-        for place in (run.folder, run.folder / "checkpoints", run.samples):
+        for place in (run.folder, run.folder / checkpoint.FOLDER, run.folder / BEST, run.samples):
             clear_leftovers(place)
         return _go_on(run, limits, source, means or Means(found))
 
@@ -199,6 +206,8 @@ def _go_on(run: Run[Any], limits: dict[str, Any], source: str | None, means: Mea
     if limits or source is not None:
         write_text(folder / "recipe.yaml", to_yaml(recipe))
     dropped = run.forget_after(trainer.step)
+    if not run.records():  # killed before it had begun
+        _begin(run, images, facts)
     note = f"resumed at step {trainer.step}" + (f"; {dropped} later log records are made anew" if dropped else "")
     run.append({"event": "resume", "step": trainer.step, "note": note})
     tqdm.write(note)
@@ -243,6 +252,7 @@ def _train(
     hooks = [Hook(settings.checkpoint_every, lambda trainer: save(run, trainer, facts)), *shown]
     _log_skipped(run, trainer.step, images)
     with stop_on_signals(trainer):
+        _make_up(trainer, shown)
         with _logging(run) as log, contextlib.closing(prefetch(make, trainer.step)) as batches:
             trainer.run(batches, log, hooks)
         save(run, trainer, facts)
@@ -255,6 +265,13 @@ def _train(
     return stopped
 
 
+def _make_up(trainer: Trainer, shown: Sequence[Hook]) -> None:
+    """Does what was due with the checkpoint that is gone on from, where a kill came between the two."""
+    for hook in shown:
+        if trainer.step and not trainer.finished and trainer.step % hook.every == 0 and not hook.made(trainer):
+            hook.call(trainer)
+
+
 def _finish(trainer: Trainer, shown: Sequence[Hook]) -> Stopped | None:
     """Draws and measures once more at the end of a training; a signal ends that at once."""
     if not trainer.finished:
@@ -262,7 +279,7 @@ def _finish(trainer: Trainer, shown: Sequence[Hook]) -> Stopped | None:
             if hook.when_stopped:
                 hook.call(trainer)
         return Stopped(trainer.stopping or "")
-    left = list(shown)
+    left = [hook for hook in shown if not hook.made(trainer)]
     try:
         with interrupted_by_signals():
             while left:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,41 @@ def expanded(path: Path | str) -> Path:
 
 @contextlib.contextmanager
 def _beside(path: Path) -> Iterator[Path]:
+    _clear_beside(path)
     temporary = path.with_name(f".{path.name}.writing-{os.getpid()}")
     try:
         with explained(path):
             yield temporary
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _clear_beside(path: Path) -> None:
+    """Removes what killed writers of ``path`` left beside it; what one was replacing goes back to its name."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*-*"):
+        kind, _, number = left.name.removeprefix(f".{path.name}.").rpartition("-")
+        if number.isdecimal() and _ended(int(number)):
+            _LEFT.get(kind, lambda left, path: None)(left, path)
+
+
+def _ended(number: int) -> bool:
+    """Whether there is no process of this number (on this machine)."""
+    if os.name != "posix":
+        return False  # there the question would end it
+    try:
+        os.kill(number, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        return False
+    return False
 
 
 @contextlib.contextmanager
@@ -79,8 +106,11 @@ def alone(folder: Path, refusal: str) -> Iterator[None]:
 
 
 def check_new_folder(folder: Path) -> None:
-    """Raises UserError unless a folder can be made there: nothing or an empty folder is there, below a writable one."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    """Raises UserError unless a folder can be made there: nothing or an empty folder is there, below a writable one.
+
+    What a writer that was killed left behind does not count.
+    """
+    if folder.exists() and (not folder.is_dir() or not all(_HALF.search(path.name) for path in folder.iterdir())):
         raise UserError(f"--out {folder} exists and is not empty: choose another folder; nothing was written")
     above = next(p for p in [folder, *folder.absolute().parents] if p.exists())
     if not above.is_dir():
@@ -93,7 +123,7 @@ def check_writable(folder: Path) -> None:
     """Raises UserError unless files can be made in a folder, or it below the nearest one that is there."""
     above = next(p for p in [folder, *folder.absolute().parents] if p.exists())
     if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
-        raise UserError(f"{above} is not writable, and results go to {folder}: make it writable, or copy the run")
+        raise UserError(f"{above} is not writable, and results go to {folder}: make it writable, or work elsewhere")
 
 
 def clear_leftovers(folder: Path) -> None:
@@ -101,21 +131,26 @@ def clear_leftovers(folder: Path) -> None:
 
     Not while anything writes there.
     """
-    for old in folder.glob(".*.old-*"):
-        path = folder / old.name[1:].rpartition(".old-")[0]
-        if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(old, path)
-    for half in folder.glob(".*.writing-*"):
-        if half.is_dir():
-            shutil.rmtree(half, ignore_errors=True)
-        else:
-            half.unlink(missing_ok=True)
+    for kind, act in _LEFT.items():
+        for left in folder.glob(f".*.{kind}-*"):
+            act(left, folder / left.name[1:].rpartition(f".{kind}-")[0])
+
+
+def _put_back(old: Path, path: Path) -> None:
+    if path.exists():
+        _remove(old)
+    else:
+        os.replace(old, path)
+
+
+_LEFT: Mapping[str, Callable[[Path, Path], None]] = {"old": _put_back, "writing": lambda half, path: _remove(half)}
+"""What a killed writer leaves beside a path, by the words in its name, and what becomes of it: (left, path)."""
+_HALF = re.compile(r"^\..+\.writing-\d+$")
 
 
 def remove_folder(path: Path) -> None:
     """Removes a folder so that nobody sees it half removed: it loses its name first."""
+    _clear_beside(path)
     gone = path.with_name(f".{path.name}.writing-{os.getpid()}")
     os.replace(path, gone)
     shutil.rmtree(gone, ignore_errors=True)

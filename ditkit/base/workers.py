@@ -8,14 +8,21 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from ditkit.base.errors import UserError
+
 PATIENCE = datetime.timedelta(days=1)
 """How long a process waits for the others: one may be training a feature network meanwhile."""
+
+_PAUSE = 0.02
+"""Seconds between two looks whether the others have come."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +48,20 @@ class Workers:
         return name
 
     def wait(self) -> None:
-        """Returns when all have come here."""
-        if self.world > 1:
-            dist.barrier()
+        """Returns when all have come here, and hears signals meanwhile. UserError where another process has ended."""
+        if self.world == 1:
+            return
+        try:
+            all_here: Any = dist.barrier(async_op=True)
+            while not all_here.is_completed():
+                time.sleep(_PAUSE)
+            all_here.wait()
+        except RuntimeError as error:
+            said = " ".join(str(error).split())
+            raise UserError(
+                f"process {self.rank} of {self.world} lost another one ({said[:120]}): see what "
+                "that one said; the same command again goes on with what is done"
+            ) from None
 
     @contextlib.contextmanager
     def leader_first(self) -> Iterator[None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -154,8 +154,3 @@ def _left_out(every: range, source: Source, indices: list[int]) -> dict[str, Ten
     if source.labels is None or not len(places):
         return {}
     return {"skipped.index": places, "skipped.label": torch.from_numpy(source.labels)[places].long()}
-
-
-def unfinished(store: Path, plan: Plan) -> Iterator[int]:
-    """The shards that are still to be encoded."""
-    return (number for number in range(plan.shards) if files.read_record(store, number) is None)

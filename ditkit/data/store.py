@@ -255,12 +255,15 @@ def _record_path(store: Path, number: int) -> Path:
 
 
 def read_record(store: Path, number: int) -> Record | None:
-    """The record of a finished shard; None where it is not finished, or its file has another size."""
-    path, file = _record_path(store, number), store / shard_name(number)
-    if not path.is_file():
-        return None
-    record: Record = _read(_RECORD, path, "delete this file, its shard is encoded again")
-    return record if file.is_file() and file.stat().st_size == record.file.bytes else None
+    """The record of a finished shard; None where it is not finished."""
+    path = _record_path(store, number)
+    return _read(_RECORD, path, "delete this file, its shard is encoded again") if path.is_file() else None
+
+
+def is_as_recorded(store: Path, number: int, record: Record) -> bool:
+    """Whether a finished shard is what its record says, to its content."""
+    path = store / shard_name(number)
+    return path.is_file() and file_of(path) == record.file
 
 
 def write_shard(store: Path, number: int, tensors: dict[str, Tensor], skipped: Sequence[tuple[str, str]]) -> Record:

@@ -92,6 +92,12 @@ def save(
     return Checkpoint(folder, step, about)
 
 
+def keep_newest(run: Path, keep: int) -> None:
+    """Deletes all but the ``keep`` newest checkpoints."""
+    for old in steps(run)[:-keep]:
+        remove_folder(old)
+
+
 def _folder(run: Path, step: int, within: str = FOLDER) -> Path:
     return run / within / f"step-{step:07d}"
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ditkit.base.signals import on_signals
 from ditkit.nn.compiled import compiled
 from ditkit.train.ema import EMA, MAIN, decays, warmed
 from ditkit.train.meter import Meter, Totals
@@ -34,13 +34,15 @@ _BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 class Hook:
     """Something to do with the trainer after every ``every`` steps, and at the end where its owner wants it.
 
-    makes: what, in words, for whoever waits for it. when_stopped: also when a signal stopped the training.
+    makes: what, in words, for whoever waits for it. when_stopped: also when a signal stopped the training. made:
+    whether it was done of this step before a kill.
     """
 
     every: int
     call: Callable[[Any], None]
     makes: str = "results"
     when_stopped: bool = False
+    made: Callable[[Any], bool] = lambda trainer: False
 
 
 class Trainer(Generic[T]):
@@ -134,14 +136,6 @@ def _rate(images_per_s: float) -> str:
     return f"{images_per_s:,.0f}" if images_per_s >= 10 else f"{images_per_s:.2g}"
 
 
-class Interrupted(BaseException):
-    """A signal ended what was being made. signal: its name."""
-
-    def __init__(self, signal: str) -> None:
-        super().__init__(signal)
-        self.signal = signal
-
-
 @contextlib.contextmanager
 def stop_on_signals(trainer: Trainer[Any]) -> Iterator[None]:
     """Within it, SIGINT and SIGTERM let the current step finish and stop the trainer; what follows is not disturbed."""
@@ -149,29 +143,5 @@ def stop_on_signals(trainer: Trainer[Any]) -> Iterator[None]:
     def stop(name: str) -> None:
         trainer.stopping = name
 
-    with _on_signals(stop):
+    with on_signals(stop):
         yield
-
-
-@contextlib.contextmanager
-def interrupted_by_signals() -> Iterator[None]:
-    """Within it, SIGINT and SIGTERM raise Interrupted: for work that is not worth waiting for."""
-
-    def interrupt(name: str) -> None:
-        raise Interrupted(name)
-
-    with _on_signals(interrupt):
-        yield
-
-
-@contextlib.contextmanager
-def _on_signals(act: Callable[[str], None]) -> Iterator[None]:
-    before: dict[int, Any] = {}
-    with contextlib.suppress(ValueError):  # not in the main thread: whoever is there handles signals
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, lambda number, _: act(signal.Signals(number).name))
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

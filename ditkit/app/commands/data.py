@@ -79,8 +79,10 @@ def _verdict(found: Findings) -> int:
 
 
 def _check_outside(options: Options) -> None:
-    """Raises UserError for a contact sheet or JSON file inside the data, of which it would become a part."""
-    from ditkit.base.files import expanded
+    """Raises UserError for a contact sheet or JSON file inside the data, of which it would become a part, and where
+    none can be written.
+    """
+    from ditkit.base.files import check_writable, expanded
 
     data = expanded(options.source)
     for name, path in (("sheet", options.sheet), ("json", options.json)):
@@ -90,3 +92,5 @@ def _check_outside(options: Options) -> None:
             )
         if path and path.is_dir():
             raise UserError(f"--{name} {path} is a folder: expected a file; add a name")
+        if path:
+            check_writable(path.parent)

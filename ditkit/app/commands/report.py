@@ -30,9 +30,11 @@ def main(args: Sequence[str]) -> int:
     from ditkit.app.model import load_model
     from ditkit.app.reporting import report
     from ditkit.app.run import open_run
+    from ditkit.base.files import check_writable
 
-    command = f"ditkit report {options.run}"
-    if (other := own(options.run, "report")) is not None:
+    command, other = f"ditkit report {options.run}", own(options.run, "report")
+    check_writable(options.run)
+    if other is not None:
         print(f"report: {other(options.run, device=options.device, command=command)}")
         return 0
     model = load_model(open_run(options.run), device=options.device)

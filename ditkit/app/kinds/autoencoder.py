@@ -162,7 +162,12 @@ class AutoencoderRuns:
         every = self.settings.train.checkpoint_every
         return [
             Hook(every, lambda trainer: _save(run, _averaged(trainer.ema.net), self.learned), "autoencoder", True),
-            Hook(every, lambda trainer: self._show(run, trainer, held), "reconstructions"),
+            Hook(
+                every,
+                lambda trainer: self._show(run, trainer, held),
+                "reconstructions",
+                made=lambda trainer: reconstructing.told(run, trainer.step),
+            ),
         ]
 
     @staticmethod
@@ -185,7 +190,7 @@ class AutoencoderRuns:
 
     def _show(self, run: Run[AutoencoderRecipe], trainer: Trainer[Autoencoding], held: Examples | None) -> None:
         net, few = _averaged(trainer.ema.net), _some(run.recipe, 2, 32, 256)
-        reconstructing.picture(net, self.learned, run.samples / f"step-{trainer.step:07d}.png")
+        reconstructing.picture(net, self.learned, run.picture(trainer.step))
         reconstructing.tell(net, self.learned, held, run, trainer.step, few)
         if trainer.finished:
             tqdm.write(f"ditkit report {run.folder} shows the reconstructions, and measures them in full")

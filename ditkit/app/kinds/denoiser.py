@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -104,22 +105,24 @@ class DenoiserRuns:
     def pictures(self, run: Run[Recipe], facts: dict[str, Any], held: Examples | None) -> list[Hook]:
         """Samples of the moving average, the same seeds and classes each time: samples/step-NNNNNNN.png; metrics."""
         look = Looking(run, facts, lambda trainer: self._model(run, trainer, facts), self.against)
-        hooks = [
-            (self.settings.train.sample_every, lambda trainer: self._draw(run, trainer, facts), "samples"),
-            (self.settings.evaluate.every, look, "measurements"),
-        ]
-        return [Hook(every, call, makes) for every, call, makes in hooks if every]
+        hooks = []
+        if every := self.settings.train.sample_every:
+            draw = functools.partial(self._draw, run, facts)
+            hooks.append(Hook(every, draw, "samples", made=lambda trainer: run.picture(trainer.step).is_file()))
+        if every := self.settings.evaluate.every:
+            hooks.append(Hook(every, look, "measurements", made=look.made))
+        return hooks
 
     def _model(self, run: Run[Recipe], trainer: Trainer[Denoising], facts: dict[str, Any]) -> Model:
         denoiser = dataclasses.replace(trainer.task.denoiser, net=trainer.ema.net)
         autoencoder = copy.copy(self.autoencoder)  # a store's own is read in the copy, and let go with it
         return Model(run, trainer.step, facts, denoiser, autoencoder, trainer.device)
 
-    def _draw(self, run: Run[Recipe], trainer: Trainer[Denoising], facts: dict[str, Any]) -> None:
+    def _draw(self, run: Run[Recipe], facts: dict[str, Any], trainer: Trainer[Denoising]) -> None:
         model = self._model(run, trainer, facts)
         names = model.names(run.recipe.sample)
         columns = min(len(names), 10) or GRID_ROWS
         labels = model.labels(columns * GRID_ROWS, range(len(names)))
         progress = "samples" if trainer.finished else None  # until then the bar of the training is shown
         images = model.draw(range(columns * GRID_ROWS), labels, run.recipe.sample, progress)
-        save_png(run.samples / f"step-{trainer.step:07d}.png", grid(images, columns, background=255))
+        save_png(run.picture(trainer.step), grid(images, columns, background=255))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ditkit.app.references import Reference
 from ditkit.app.run import environment
 from ditkit.app.solver_study.choice import Task
 from ditkit.base.errors import UserError
-from ditkit.base.files import write_json
+from ditkit.base.files import alone, write_json
 from ditkit.condition import Condition
 from ditkit.evaluate.frechet import Gaussian, frechet_gaussian
 from ditkit.evaluate.jackknife import left_out, standard_error
@@ -79,13 +80,20 @@ class Study:
     failures: tuple[Failure, ...] = ()
 
     @classmethod
-    def open(cls, above: Path, protocol: dict[str, Any]) -> Study:
+    @contextlib.contextmanager
+    def open(cls, above: Path, protocol: dict[str, Any]) -> Iterator[Study]:
         """The study of this protocol in a folder below ``above``, with the points that were made before.
 
-        UserError where its points.json is damaged.
+        UserError where its points.json is damaged, and while another process is at it.
         """
         text = json.dumps(protocol, sort_keys=True)
         folder = above / f"solvers-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        with alone(folder, f"study {folder} is being made by another process: wait for it, or stop it"):
+            yield cls._read(folder, protocol)
+
+    @classmethod
+    def _read(cls, folder: Path, protocol: dict[str, Any]) -> Study:
         path = folder / "points.json"
         if not path.is_file():
             return cls(folder, protocol)
@@ -129,7 +137,6 @@ class Study:
             "failures": [dataclasses.asdict(f) for f in self.failures],
             "environment": environment(device),
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / "points.json", content)
 
 

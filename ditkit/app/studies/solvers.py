@@ -74,19 +74,20 @@ def main(args: Sequence[str]) -> int:
     how.check_classes(sampling, model.classes)
     against = measuring.reference(model, options.reference)
     seeds = range(options.seed, options.seed + options.num)
-    study = Study.open(run.folder / "studies", protocol(model, against, sampling, seeds))
     judge = Judge.of(model, against, seeds)
-    left = [task for task in tasks if not study.has(task)]
-    for k, task in enumerate(left):
-        try:
-            study = study.with_point(judge.point(task, f"{task.choice}, {task.steps} steps ({k + 1} of {len(left)})"))
-        except UserError as error:  # of this point: the others may do well
-            study = study.with_failure(Failure(str(task.choice), task.steps, str(error)))
-        study.write(model.device)
+    with Study.open(run.folder / "studies", protocol(model, against, sampling, seeds)) as study:
+        left = [task for task in tasks if not study.has(task)]
+        for k, task in enumerate(left):
+            said = f"{task.choice}, {task.steps} steps ({k + 1} of {len(left)})"
+            try:
+                study = study.with_point(judge.point(task, said))
+            except UserError as error:  # of this point: the others may do well
+                study = study.with_failure(Failure(str(task.choice), task.steps, str(error)))
+            study.write(model.device)
+            pages.write(study)
+        if not study.points:
+            raise UserError(f"no point could be drawn and measured; {'; '.join(pages.failures(study))}")
         pages.write(study)
-    if not study.points:
-        raise UserError(f"no point could be drawn and measured; {'; '.join(pages.failures(study))}")
-    pages.write(study)
     print("\n\n".join([pages.table_text(study), *pages.failures(study)]))
     print(f"\nwritten to {study.folder} (points.json, table.md, plot.svg, page.html)")
     return 0
