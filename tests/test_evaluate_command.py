@@ -306,6 +306,21 @@ def test_what_cannot_be_measured_is_refused_in_one_line(mine: Path, pets: Path, 
     assert not list(mine.glob(".evaluating/*"))
 
 
+def test_what_a_sweep_takes_the_place_of_is_not_silently_unused(mine: Path, tmp_path: Path) -> None:
+    for given, swept, remedy in [
+        (["--weights", "weights"], ["--sweep.weights", "ema", "weights"], "leave it out"),
+        (["--steps", "3"], ["--sweep.steps", "1", "2"], "leave it out"),
+        (["--guidance", "4.0"], ["--sweep.guidance", "1.0", "2.0"], "leave it out"),
+        (["--solver", "heun"], ["--sweep.solver", "ddim"], "add what it says to the sweep"),
+        (["--solver-options", "eta", "0.5"], ["--sweep.solver", "ddim"], "add what it says to the sweep"),
+    ]:
+        words = [" ".join(given), "does nothing", " ".join(swept), remedy]
+        assert_refused(ditkit("evaluate", mine, *given, *swept), *words)
+    shaped = ["--guidance-interval", 0.1, 0.2, "--sweep.guidance", 1, 2, "--sweep.steps", 1]
+    made(ditkit("evaluate", mine, "--num", 20, *shaped, "--out", tmp_path))
+    assert_refused(ditkit("evaluate", mine, *shaped[:4], 1), "--guidance-interval 0.1 0.2 does nothing")
+
+
 def test_a_damaged_reference_is_measured_again(copied: Path, mine: Path) -> None:
     for path in (copied / "references").iterdir():
         path.write_bytes(b"damaged")

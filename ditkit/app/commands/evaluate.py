@@ -119,12 +119,13 @@ def _run(options: Options, place: str, workers: Workers) -> int:
     from ditkit.evaluate.suite import check_enough
     from ditkit.train.checkpoint import weights_file
 
+    _check_sweep(options)
     run, step = located(place)
     if options.likelihood:
         check_pixels(run)
     num = options.num or run.recipe.evaluate.num
     check_enough(options.scores, num)
-    plan = Plan(options.how.over(run.recipe.sample), num, options.seed, options.labels, options.weights)
+    plan = Plan(_drawing(options).over(run.recipe.sample), num, options.seed, options.labels, options.weights)
     variants = Variants.of(plan, **dataclasses.asdict(options.sweep))
     for each in variants.plans:
         check_sampling(run.recipe, each.sampling)
@@ -157,6 +158,27 @@ def _run(options: Options, place: str, workers: Workers) -> int:
             likelihood=options.likelihood,
         )
         return _tell(found, options.out or run.folder, work) if workers.leads else 0
+
+
+def _check_sweep(options: Options) -> None:
+    """Raises UserError for an option that a sweep takes the place of: --weights beside --sweep.weights."""
+    none = Options()
+    for swept, listed in dataclasses.asdict(options.sweep).items():
+        for name in (swept, f"{swept}_options"):
+            given, without = (getattr(o, name, getattr(o.how, name, None)) for o in (options, none))
+            if listed and given != without:
+                values = given.items() if isinstance(given, dict) else [(given,)]
+                raise UserError(
+                    f"{_flag(name)} {' '.join(str(word) for words in values for word in words)} does nothing beside "
+                    f"--sweep.{swept} {' '.join(map(str, listed))}: leave it out, or add what it says to the sweep"
+                )
+
+
+def _drawing(options: Options) -> How:
+    """How to draw, with a guidance scale of the sweep's that what shapes guidance does something for."""
+    if not options.sweep.guidance:
+        return options.how
+    return dataclasses.replace(options.how, guidance=max(options.sweep.guidance, key=lambda scale: scale != 1))
 
 
 def _files(options: Options, place: str, workers: Workers) -> int:
