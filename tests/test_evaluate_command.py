@@ -321,6 +321,28 @@ def test_what_a_sweep_takes_the_place_of_is_not_silently_unused(mine: Path, tmp_
     assert_refused(ditkit("evaluate", mine, *shaped[:4], 1), "--guidance-interval 0.1 0.2 does nothing")
 
 
+def test_a_run_is_measured_in_another_size_than_trainings(copied: Path, mine: Path, tmp_path: Path) -> None:
+    wide = ["--features", "pixels", "--num", 20, "--size", 12, 16, "--npz", tmp_path / "s.npz"]
+    made(ditkit("evaluate", copied, *wide))
+    assert np.load(tmp_path / "s.npz")["arr_0"].shape == (20, 12, 16, 3)
+    found = read(copied)
+    assert found["protocol"]["size"] == [12, 16]
+    assert found["copy_rate"]["samples"] == 20
+    assert_refused(ditkit("evaluate", mine, "--size", 9), "--size 9 9", "patch size 4")
+    assert_refused(ditkit("evaluate", mine, "--size", 12, "--likelihood", 2), "--likelihood 2 beside --size 12")
+    assert_refused(ditkit("evaluate", tmp_path, "--reference", mine, "--size", 12, 16), "leave out --size 12 16")
+
+
+def test_no_two_sizes_share_a_protocol(mine: Path) -> None:
+    model = load_model(open_run(mine))
+    against = measuring.reference(model, None)  # for all of them: statistics do not tell what they are held against
+    plain, same, other = (
+        protocol_hash(measuring.protocol(RunSamples.of(each, Plan(model.run.recipe.sample, NUM)), against))
+        for each in (model, model.sized(8), model.sized((8, 12)))
+    )
+    assert plain == same != other
+
+
 def test_a_damaged_reference_is_measured_again(copied: Path, mine: Path) -> None:
     for path in (copied / "references").iterdir():
         path.write_bytes(b"damaged")

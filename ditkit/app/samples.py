@@ -82,6 +82,7 @@ class RunSamples:
         half = build.autocast(recipe.train.precision, self.model.device)
         return {
             "sampling": sampling,
+            "size": list(self.model.size),
             "labels": "none" if self.labels is None else LABELS[plan.labels],
             "seeds": [plan.seed, plan.seed + plan.num - 1],
             "weights": plan.weights if decay is None else MAIN,  # the same length by either name is one protocol
