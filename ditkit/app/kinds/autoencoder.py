@@ -130,7 +130,8 @@ class AutoencoderRuns:
         recipe, net, loss = self.settings, self.network(self.settings, facts), self.settings.loss
         channels, height, width = facts["image_shape"]
         net.autoencoder.latent_shape((channels, height, width))
-        least = max(LEAST.get(loss.perceptual, 1), smallest(loss.discriminator_layers) if net.discriminator else 1)
+        plays = net.discriminator is not None and (loss.game_from or 0) < recipe.train.steps
+        least = max(LEAST.get(loss.perceptual, 1), smallest(loss.discriminator_layers) if plays else 1)
         if min(height, width) < least:
             raise UserError(
                 f"images of {height}x{width} are too small for --loss.perceptual {loss.perceptual} and "
