@@ -16,11 +16,12 @@ import torch
 from PIL import Image
 
 from ditkit.app import likelihood, measuring, references
+from ditkit.app.drawn import save_samples
 from ditkit.app.evaluating import comparison
 from ditkit.app.model import Model, load_model
 from ditkit.app.references import Space, open_reference
 from ditkit.app.run import open_run
-from ditkit.app.samples import Plan, RunSamples
+from ditkit.app.samples import FileSamples, Plan, RunSamples
 from ditkit.base.workers import Workers
 from ditkit.evaluate import parts as parts_module
 from ditkit.evaluate.copies import feature_copy_report
@@ -319,6 +320,19 @@ def test_what_a_sweep_takes_the_place_of_is_not_silently_unused(mine: Path, tmp_
     shaped = ["--guidance-interval", 0.1, 0.2, "--sweep.guidance", 1, 2, "--sweep.steps", 1]
     made(ditkit("evaluate", mine, "--num", 20, *shaped, "--out", tmp_path))
     assert_refused(ditkit("evaluate", mine, *shaped[:4], 1), "--guidance-interval 0.1 0.2 does nothing")
+
+
+def test_samples_are_read_with_the_channels_that_they_have(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 4), dtype=np.uint8)
+    save_samples(tmp_path / "s", torch.from_numpy(pixels), range(30), None)  # as ditkit sample writes them
+    found = FileSamples.open(str(tmp_path / "s"))
+    assert torch.equal(found.images.get(torch.arange(30)), torch.from_numpy(pixels))
+    draw_images(tmp_path / "real", [f"{i}.png" for i in range(20)], size=(4, 4))
+    measured = ["evaluate", tmp_path / "s", "--reference", tmp_path / "real"]
+    file = ["--reference-npz", tmp_path / "r.npz"]
+    assert_refused(ditkit(*measured, "--features", "pixels", *file), "4 channels, one of them alpha", "save them w")
+    draw_images(tmp_path / "s", ["seed000003.png"], size=(4, 4))
+    assert_refused(ditkit(*measured), "30 of 31 looked at have it", "seed000003.png has none", "all or")
 
 
 def test_a_run_is_measured_in_another_size_than_trainings(copied: Path, mine: Path, tmp_path: Path) -> None:
