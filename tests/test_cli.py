@@ -135,6 +135,15 @@ def test_training_makes_the_run_folder(pets: Path, tmp_path: Path) -> None:
         assert sheet.size == (2 * 8 + 2, 8 * 8 + 7 * 2)  # two classes in columns, eight rows
 
 
+@pytest.mark.parametrize("command", [name for name in commands() if name.startswith("train")])
+def test_a_training_ends_with_the_commands_that_come_next(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "start", lambda *_: None)
+    said = made(ditkit(command, "--data", "digits", "--out", "my runs/first")).out
+    assert len(said.splitlines()) == 1
+    assert set(re.findall("ditkit ([a-z-]+)", said)) <= commands().keys() - {command}
+    assert "'my runs/first'" in said
+
+
 def test_sampling_during_training_changes_no_training(pets: Path, tmp_path: Path) -> None:
     made(train(pets, tmp_path / "a", "--train.sample-every", 1))
     made(train(pets, tmp_path / "b"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +44,7 @@ def launch(command: str, kind: type[Any], recipe: type[AnyRecipe], args: Sequenc
     """
     options = over_recipe(command, kind, recipe, args)
     from ditkit.app import training
+    from ditkit.app.kind import find_kind
 
     if options.resume is not None:
         changes = _changes(options, args)
@@ -53,9 +55,12 @@ def launch(command: str, kind: type[Any], recipe: type[AnyRecipe], args: Sequenc
         if options.out is None:
             raise UserError("--out is missing: expected the run's new folder, such as --out runs/first")
         stopped = training.start(recipe_in(options, recipe), options.out)
+    folder = shlex.quote(str(options.resume or options.out))
     if stopped:
-        print(_farewell(stopped, f"ditkit {command} --resume {options.resume or options.out}"), file=sys.stderr)
-    return 130 if stopped else 0
+        print(_farewell(stopped, f"ditkit {command} --resume {folder}"), file=sys.stderr)
+        return 130
+    print(find_kind(recipe.kind).further.format(run=folder))
+    return 0
 
 
 def _farewell(stopped: Stopped, again: str) -> str:

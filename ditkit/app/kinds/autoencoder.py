@@ -52,6 +52,11 @@ class AutoencoderRuns:
     name = AutoencoderRecipe.kind
     recipe = AutoencoderRecipe
     knows_classes = False
+    further = (
+        "see and measure reconstructions: ditkit report {run}; diffuse in its latents: ditkit train --data IMAGES "
+        "--data.autoencoder {run} --out NEW; encode images once for all: ditkit encode --data IMAGES --autoencoder "
+        "{run} --out STORE"
+    )
     evaluate = staticmethod(reconstructing.evaluate)
     report = staticmethod(reconstructing.report)
 
@@ -188,8 +193,6 @@ class AutoencoderRuns:
         net, few = _averaged(trainer.ema.net), _some(run.recipe, 2, 32, 256)
         reconstructing.picture(net, self.learned, run.samples / f"step-{trainer.step:07d}.png")
         reconstructing.tell(net, self.learned, held, run, trainer.step, few)
-        if trainer.finished:
-            tqdm.write(f"ditkit report {run.folder} shows the reconstructions, and measures them in full")
 
 
 def _averaged(nets: nn.Module) -> LatentAutoencoder:
