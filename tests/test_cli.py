@@ -27,6 +27,7 @@ from ditkit.app.recipe import Measuring, Sampling
 from ditkit.app.recipe_files import load_recipe
 from ditkit.app.run import open_run
 from ditkit.base import registry
+from ditkit.base.errors import UserError
 from ditkit.condition import Condition
 from ditkit.process.grids import uniform as sampling_grid
 from ditkit.sample import sample, trajectory
@@ -349,6 +350,20 @@ def test_measuring_again_gives_the_same_numbers(measured: Path) -> None:
     after = json.loads((measured / "metrics.json").read_text())
     assert {k: after[k]["value"] for k in METRICS} == {k: before[k]["value"] for k in METRICS}
     assert all(name in said.out for name in METRICS)
+
+
+def test_a_report_says_beforehand_what_it_measures(measured: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def begun(*_: object) -> None:
+        raise UserError("the work has begun")
+
+    monkeypatch.setattr(measuring, "reference", begun)
+    said, also = ditkit("report", measured).err, ditkit("report", run).err
+    assert "measures 20 samples for each of 2 guidance scales" in said[0]
+    assert "not evaluated" not in said[0]
+    assert "measures 1,000 samples, as the run was not evaluated at step 4" in also[0]
+    assert f"ditkit evaluate {run} --num N" in also[0]
+    assert [len(said), len(also)] == [2, 2]
+    assert "the work has begun" in also[1]
 
 
 def test_an_unconditional_run_is_measured_and_reported(unconditional: Path) -> None:
