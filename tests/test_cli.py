@@ -464,6 +464,18 @@ def test_names_that_the_terminal_cannot_show_and_outputs_that_are_closed_or_full
         assert "Traceback" not in full.stderr
 
 
+def test_bars_within_bars_move_no_cursor_in_a_file() -> None:
+    said = python(
+        "from ditkit.app import cli; cli._prepare_streams()\n"
+        "from tqdm import tqdm\n"
+        "for _ in tqdm(range(2), 'outer'):\n"
+        "    for _ in tqdm(range(2), 'inner'): pass\n"
+    ).stderr
+    assert "outer: 100%" in said
+    assert "inner: 100%" in said
+    assert "\x1b" not in said
+
+
 def test_an_archive_and_a_size_that_is_not_square(pets: Path, tmp_path: Path) -> None:
     archive = shutil.make_archive(str(tmp_path / "pets"), "zip", pets)
     options = [*TINY, "--data.size", 12, 8, "--data.channels", 3, "--data.no-classes"]
