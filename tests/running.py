@@ -55,7 +55,7 @@ class Said:
     err: list[str]
 
 
-_BAR = re.compile(r"step/s|^training:")
+_BAR = re.compile(r"step/s|^training:|^likelihood:")
 """Lines of progress bars, which are not messages."""
 
 

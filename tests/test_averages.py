@@ -11,6 +11,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from ditkit.app import training
 from ditkit.evaluate.protocol import differences
 from ditkit.train.trainer import Hook
 from tests.running import CALM, TINY, Trial, assert_same_tensors, ditkit, made, train, weights
@@ -34,13 +35,13 @@ def several(pets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_each_average_is_the_weighted_sum_of_all_weights_so_far() -> None:
-    trainer = trainer_of(recipe(steps=12, lr=1e-2, ema_decay=0.5, ema_also=(0.0, 0.3, 0.99)))
+    trainer = trainer_of(recipe(steps=12, lr=1e-2, ema_decay=0.5, ema_also=(0.1, 0.3, 0.99)))
     seen: list[list[Tensor]] = [[p.detach().clone() for p in trainer.net.parameters()]]
     keep = Hook(1, lambda trainer: seen.append([p.detach().clone() for p in trainer.net.parameters()]))
     train_trainer(trainer, [keep])
     seen.append([*trainer.net.parameters()])  # hooks are not called after the last step
-    assert [*trainer.averages] == ["ema", "ema-0.0", "ema-0.3", "ema-0.99"]
-    for decay, average in zip((0.5, 0.0, 0.3, 0.99), trainer.averages.values(), strict=True):
+    assert [*trainer.averages] == ["ema", "ema-0.1", "ema-0.3", "ema-0.99"]
+    for decay, average in zip((0.5, 0.1, 0.3, 0.99), trainer.averages.values(), strict=True):
         decays = torch.tensor([min(decay, (1 + k) / (10 + k)) for k in range(12)], dtype=torch.float64)
         shares = torch.cat([torch.ones(1), 1 - decays]) * torch.cat([decays.flip(0).cumprod(0).flip(0), torch.ones(1)])
         assert shares.sum().item() == pytest.approx(1)
@@ -122,9 +123,19 @@ def test_a_length_that_was_not_kept_is_refused(name: str, several: Path, run: Pa
 
 @pytest.mark.parametrize(
     ("also", "word"),
-    [([0.25], "by --train.ema-decay 0.25"), ([0.1, 0.1], "by this option itself"), ([1.5], "1.5"), ([-0.1], "-0.1")],
+    [
+        ([0.25], "by --train.ema-decay 0.25"),
+        ([0.1, "1e-1"], "by this option itself"),
+        ([0], "--train.ema-also 0.0: expected greater than 0"),
+        ([0.1, 1], "--train.ema-also 1.0: expected less than 1"),
+        ([-0.1], "-0.1: expected greater than 0"),
+        (["nan"], "nan: expected a finite number"),
+    ],
 )
-def test_a_length_twice_or_out_of_range_is_refused(also: list[float], word: str, pets: Path, tmp_path: Path) -> None:
+def test_a_length_twice_or_out_of_range_is_refused(
+    also: list[object], word: str, pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "load_images", lambda *_, **__: pytest.fail("the data are read before the refusal"))
     said = train(pets, tmp_path / "r", "--train.ema-decay", 0.25, "--train.ema-also", *also)
     assert_refused(said, "ema-also", word)
     assert not (tmp_path / "r").exists()

@@ -27,6 +27,7 @@ from ditkit.app.recipe import Measuring, Sampling
 from ditkit.app.recipe_files import load_recipe
 from ditkit.app.run import open_run
 from ditkit.base import registry
+from ditkit.base.errors import UserError
 from ditkit.condition import Condition
 from ditkit.process.grids import uniform as sampling_grid
 from ditkit.sample import sample, trajectory
@@ -133,6 +134,15 @@ def test_training_makes_the_run_folder(pets: Path, tmp_path: Path) -> None:
     assert {"loss", "mse", "lr", "grad_norm", "images_per_s", "seconds"} <= records[0].keys()
     with Image.open(tmp_path / "r" / "samples" / "step-0000004.png") as sheet:
         assert sheet.size == (2 * 8 + 2, 8 * 8 + 7 * 2)  # two classes in columns, eight rows
+
+
+@pytest.mark.parametrize("command", [name for name in commands() if name.startswith("train")])
+def test_a_training_ends_with_the_commands_that_come_next(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "start", lambda *_: None)
+    said = made(ditkit(command, "--data", "digits", "--out", "my runs/first")).out
+    assert len(said.splitlines()) == 1
+    assert set(re.findall("ditkit ([a-z-]+)", said)) <= commands().keys() - {command}
+    assert "'my runs/first'" in said
 
 
 def test_sampling_during_training_changes_no_training(pets: Path, tmp_path: Path) -> None:
@@ -342,6 +352,20 @@ def test_measuring_again_gives_the_same_numbers(measured: Path) -> None:
     assert all(name in said.out for name in METRICS)
 
 
+def test_a_report_says_beforehand_what_it_measures(measured: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def begun(*_: object) -> None:
+        raise UserError("the work has begun")
+
+    monkeypatch.setattr(measuring, "reference", begun)
+    said, also = ditkit("report", measured).err, ditkit("report", run).err
+    assert "measures 20 samples for each of 2 guidance scales" in said[0]
+    assert "not evaluated" not in said[0]
+    assert "measures 1,000 samples, as the run was not evaluated at step 4" in also[0]
+    assert f"ditkit evaluate {run} --num N" in also[0]
+    assert [len(said), len(also)] == [2, 2]
+    assert "the work has begun" in also[1]
+
+
 def test_an_unconditional_run_is_measured_and_reported(unconditional: Path) -> None:
     made(ditkit("evaluate", unconditional, "--num", 20))
     metrics = json.loads((unconditional / "metrics.json").read_text())
@@ -438,6 +462,18 @@ def test_names_that_the_terminal_cannot_show_and_outputs_that_are_closed_or_full
         assert full.returncode == 2
         assert [line for line in full.stderr.splitlines() if "No space left" in line]
         assert "Traceback" not in full.stderr
+
+
+def test_bars_within_bars_move_no_cursor_in_a_file() -> None:
+    said = python(
+        "from ditkit.app import cli; cli._prepare_streams()\n"
+        "from tqdm import tqdm\n"
+        "for _ in tqdm(range(2), 'outer'):\n"
+        "    for _ in tqdm(range(2), 'inner'): pass\n"
+    ).stderr
+    assert "outer: 100%" in said
+    assert "inner: 100%" in said
+    assert "\x1b" not in said
 
 
 def test_an_archive_and_a_size_that_is_not_square(pets: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ditkit.app import build, checks, cost_table, costing, names, spending
 from ditkit.app.model import load_model
 from ditkit.app.recipe import AutoencoderRecipe, ClassifierRecipe, Data, Model, Process, Recipe, Sampling
+from ditkit.app.recipe_files import ready_recipes
 from ditkit.app.run import open_run
 from ditkit.app.spending import Item, Work, drawing, teaching
 from ditkit.base.errors import UserError
@@ -305,7 +306,13 @@ def test_an_autoencoder_needs_no_classes() -> None:
 
 
 def test_refusals(tmp_path: Path) -> None:
-    assert_refused(ditkit("cost", "DiT-XL/3"), "has no cost", "did you mean 'DiT-XL/")
+    refusal = ditkit("cost", "DiT-XL/3")
+    assert_refused(refusal, "has no cost", "ditkit info costs", "did you mean 'DiT-XL/", " or 'DiT-XL/")
+    assert len(refusal.err[0]) < 200
+    assert_refused(ditkit("cost", "qqqq"), "has no cost", "ditkit info costs")
+    listed = set(made(ditkit("info", "costs")).out.splitlines())
+    for said in costing.presets(), costing.outlines(), build.known("autoencoder"), ready_recipes():
+        assert not said.keys() - listed
     assert_refused(ditkit("cost"), "lacks what to count")
     assert_refused(ditkit("cost", "mnist", "--data.size", "28"), "does not say what its images are like", "--classes")
     assert_refused(ditkit("cost", "imagenet256_dit"), "stabilityai/sd-vae-ft-ema", "--autoencoder")

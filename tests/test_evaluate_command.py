@@ -19,11 +19,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from ditkit.app import likelihood, measuring, references
+from ditkit.app.drawn import save_samples
 from ditkit.app.evaluating import comparison
 from ditkit.app.model import Model, load_model
 from ditkit.app.references import Space, open_reference
 from ditkit.app.run import open_run
-from ditkit.app.samples import Plan, RunSamples
+from ditkit.app.samples import FileSamples, Plan, RunSamples
 from ditkit.base.workers import Workers
 from ditkit.evaluate import parts as parts_module
 from ditkit.evaluate.copies import feature_copy_report
@@ -321,6 +322,56 @@ def test_what_cannot_be_measured_is_refused_in_one_line(mine: Path, pets: Path, 
     ]:
         assert_refused(ditkit("evaluate", *args), *words)
     assert not list(mine.glob(".evaluating/*"))
+
+
+def test_what_a_sweep_takes_the_place_of_is_not_silently_unused(mine: Path, tmp_path: Path) -> None:
+    for given, swept, remedy in [
+        (["--weights", "weights"], ["--sweep.weights", "ema", "weights"], "leave it out"),
+        (["--steps", "3"], ["--sweep.steps", "1", "2"], "leave it out"),
+        (["--guidance", "4.0"], ["--sweep.guidance", "1.0", "2.0"], "leave it out"),
+        (["--solver", "heun"], ["--sweep.solver", "ddim"], "add what it says to the sweep"),
+        (["--solver-options", "eta", "0.5"], ["--sweep.solver", "ddim"], "add what it says to the sweep"),
+    ]:
+        words = [" ".join(given), "does nothing", " ".join(swept), remedy]
+        assert_refused(ditkit("evaluate", mine, *given, *swept), *words)
+    shaped = ["--guidance-interval", 0.1, 0.2, "--sweep.guidance", 1, 2, "--sweep.steps", 1]
+    made(ditkit("evaluate", mine, "--num", 20, *shaped, "--out", tmp_path))
+    assert_refused(ditkit("evaluate", mine, *shaped[:4], 1), "--guidance-interval 0.1 0.2 does nothing")
+
+
+def test_samples_are_read_with_the_channels_that_they_have(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 4), dtype=np.uint8)
+    save_samples(tmp_path / "s", torch.from_numpy(pixels), range(30), None)  # as ditkit sample writes them
+    found = FileSamples.open(str(tmp_path / "s"))
+    assert torch.equal(found.images.get(torch.arange(30)), torch.from_numpy(pixels))
+    draw_images(tmp_path / "real", [f"{i}.png" for i in range(20)], size=(4, 4))
+    measured = ["evaluate", tmp_path / "s", "--reference", tmp_path / "real"]
+    file = ["--reference-npz", tmp_path / "r.npz"]
+    assert_refused(ditkit(*measured, "--features", "pixels", *file), "4 channels, one of them alpha", "save them w")
+    draw_images(tmp_path / "s", ["seed000003.png"], size=(4, 4))
+    assert_refused(ditkit(*measured), "30 of 31 looked at have it", "seed000003.png has none", "all or")
+
+
+def test_a_run_is_measured_in_another_size_than_trainings(copied: Path, mine: Path, tmp_path: Path) -> None:
+    wide = ["--features", "pixels", "--num", 20, "--size", 12, 16, "--npz", tmp_path / "s.npz"]
+    made(ditkit("evaluate", copied, *wide))
+    assert np.load(tmp_path / "s.npz")["arr_0"].shape == (20, 12, 16, 3)
+    found = read(copied)
+    assert found["protocol"]["size"] == [12, 16]
+    assert found["copy_rate"]["samples"] == 20
+    assert_refused(ditkit("evaluate", mine, "--size", 9), "--size 9 9", "patch size 4")
+    assert_refused(ditkit("evaluate", mine, "--size", 12, "--likelihood", 2), "--likelihood 2 beside --size 12")
+    assert_refused(ditkit("evaluate", tmp_path, "--reference", mine, "--size", 12, 16), "leave out --size 12 16")
+
+
+def test_no_two_sizes_share_a_protocol(mine: Path) -> None:
+    model = load_model(open_run(mine))
+    against = measuring.reference(model, None)  # for all of them: statistics do not tell what they are held against
+    plain, same, other = (
+        protocol_hash(measuring.protocol(RunSamples.of(each, Plan(model.run.recipe.sample, NUM)), against))
+        for each in (model, model.sized(8), model.sized((8, 12)))
+    )
+    assert plain == same != other
 
 
 def test_a_damaged_reference_is_measured_again(copied: Path, mine: Path) -> None:

@@ -154,6 +154,9 @@ def test_a_run_is_measured_against_what_it_was_trained_on_cropped_as_it_was(
         images = measuring.reference(model, source, PIXELS).images
         assert images is not None
         assert torch.equal(images.get(torch.arange(8)), padded)
+    wide = measuring.reference(model.sized((8, 12)), str(tmp_path / "s"), PIXELS).images
+    assert wide is not None
+    assert wide.shape == (1, 8, 12)
 
 
 def test_numbers_of_latents_say_how_they_were_decoded(whole: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import shutil
@@ -18,6 +19,7 @@ from ditkit.app.run import open_run
 from ditkit.base.errors import UserError
 from ditkit.condition import NULL_LABEL, Condition
 from ditkit.data.images import ImageSet
+from ditkit.evaluate import bits
 from ditkit.evaluate.bits import FEW_DIMENSIONS, How, bits_per_dim, probes_for
 from ditkit.evaluate.likelihood import LEVEL
 from ditkit.process.continuous import Linear
@@ -104,6 +106,19 @@ def test_bits_of_a_known_density_are_right_for_each_images_condition() -> None:
     assert summary["value"] == pytest.approx(found.bits.mean().item())
     assert summary["standard_error"] == pytest.approx(found.bits.std().item() / 5**0.5)
     assert summary["standard_error_by_probes"] == 0
+
+
+def test_the_bar_moves_at_every_evaluation(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bits, "tqdm", functools.partial(bits.tqdm, mininterval=0))
+    given: Any = (Known(), pictures(3), Condition(), How(2, 1e-5, batch_size=2))
+    quiet, shown = bits_per_dim(*given), bits_per_dim(*given, progress="likelihood")
+    assert torch.equal(quiet.bits, shown.bits)
+    parts = capsys.readouterr().err.split("\r")
+    percents = [int(part.split("%")[0].split()[-1]) for part in parts if "%" in part]
+    assert percents == sorted(percents)
+    assert (percents[0], percents[-1]) == (0, 100)
+    assert len(set(percents)) > 20
+    assert "evaluations of batch 2" in parts[-1]
 
 
 @pytest.mark.parametrize("probes", [0, 3])

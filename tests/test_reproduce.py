@@ -163,6 +163,8 @@ def test_missing_files_are_all_named_at_once(tmp_path: Path, monkeypatch: pytest
         assert file.url in text
     assert all(word in text for word in ("--weights", "DITKIT_WEIGHTS", "DITKIT_INCEPTION", str(tmp_path / "w")))
     assert not (tmp_path / "out").exists()
+    assert f"{protocol.pinned.weights.url} (about 2.7 GB)" in text
+    assert f"{protocol.pinned.files[-1].url} (about 96 MB)" in text
     for name in ("DiT-XL-2-256x256.pt", "sd-vae-ft-ema/config.json", "inception.pth"):
         (tmp_path / "w" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "w" / name).write_bytes(b"")

@@ -357,6 +357,15 @@ def test_bad_input_is_refused_before_a_folder_is_made(
     assert not (tmp_path / "r").exists()
 
 
+def test_a_discriminator_that_never_plays_asks_for_no_larger_images(pets: Path, tmp_path: Path) -> None:
+    large = ["--loss.discriminator-layers", 2]  # sees 12 pixels, of 8
+    made(train_autoencoder(pets, tmp_path / "r", *large, "--train.steps", 2, "--loss.game-from", 2))
+    said = ditkit("train-autoencoder", "--resume", tmp_path / "r", "--train.steps", 3)
+    assert said.code == 2
+    assert "images of 8x8 are too small" in said.err[-1]
+    made(ditkit("train-autoencoder", "--resume", tmp_path / "r"))  # as it was
+
+
 def test_runs_and_recipes_of_other_kinds_are_refused(run: Path, pets: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="describes an autoencoder: expected a denoiser"):
         load_recipe("autoencoder_mnist")

@@ -198,7 +198,8 @@ def _prepare_streams() -> None:
     if sys.stderr is None:  # closed by the caller: then messages and progress go nowhere
         sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_MININTERVAL", "10")  # progress in a log file: a line now and then
+        os.environ.setdefault("TQDM_MININTERVAL", "10")  # progress in a log file: a line now and then,
+        os.environ.setdefault("TQDM_POSITION", "0")  # and for a bar within a bar no cursor is moved up
 
 
 def _run(args: Sequence[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ditkit.app.run import Run, kind_of_run, located, open_checkpoint, open_run
 from ditkit.app.spending import BACKWARD, Item, Subject, Work, decoding, drawing, encoding, teaching, trained
 from ditkit.app.stored import Deferred
 from ditkit.app.training import read_data
-from ditkit.base.errors import UserError, nearest
+from ditkit.base.errors import UserError, nearest_few
 from ditkit.convert.autoencoder import load_autoencoder
 from ditkit.encoders.autoencoder import Autoencoder, Identity, LatentAutoencoder, Whitened
 from ditkit.evaluate.networks.network import available
@@ -79,12 +80,25 @@ def outlines() -> dict[str, Any]:
     return {name: kind for name, kind in available().items() if hasattr(kind, "outline")}
 
 
+def counted() -> dict[str, str]:
+    """All names that have a cost, and what each is."""
+    configured = {
+        preset: f"the {name} of {', '.join(f'{key} {value}' for key, value in kind.presets()[preset].items())}"
+        for name, kind in build.known("backbone").items()
+        for preset in kind.presets()
+    }
+    networks = {**build.known("autoencoder"), **outlines()}
+    said = {name: inspect.cleandoc(kind.__doc__ or "") for name, kind in networks.items()}
+    return {**dict.fromkeys(ready_recipes(), "a ready recipe"), **configured, **said}
+
+
 def unknown_subject(what: str) -> UserError:
     """The error for what is nothing that has a cost."""
-    names = [*ready_recipes(), *presets(), *build.known("autoencoder"), *outlines()]
-    close = nearest(what, names)
-    hint = f"; did you mean {close!r}?" if close else ""
-    return UserError(f"{what} has no cost: expected a run's folder, a recipe's file or one of {', '.join(names)}{hint}")
+    close = nearest_few(what, counted())
+    hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+    return UserError(
+        f"{what} has no cost: expected a run's folder, a recipe's file or a name that ditkit info costs lists{hint}"
+    )
 
 
 def subject(named: Named, recipe: AnyRecipe, classes: int | None, autoencoder: str | None) -> Subject:

@@ -104,20 +104,22 @@ def evaluate_run(
     workers: Workers,
     *,
     device: str | None = None,
+    size: int | tuple[int, int] | None = None,
     npz: Path | None = None,
     repeats: int = 1,
     likelihood: int | None = None,
 ) -> list[dict[str, Any]]:
     """The results of all variants, in order; nothing in processes that do not lead.
 
-    repeats: sets of samples of each variant, the seeds of one following those of another. likelihood: real images
+    size: (H, W) in pixels that samples are drawn in, or one number for both; None: that of training. repeats: sets of
+    samples of each variant, the seeds of one following those of another. likelihood: real images
     whose bits per dimension are measured, once for each file of weights.
     """
     found, model, of, bits = [], None, "", None
     total = len(variants.plans) * repeats
     for k, plan in enumerate(variants.plans):
         if model is None or plan.weights != variants.plans[k - 1].weights:
-            model = load_model(run, step, device=device, weights=plan.weights)
+            model = load_model(run, step, device=device, weights=plan.weights).sized(size)
             of = sha256(weights_file(step, plan.weights))
             bits = _bits(model, likelihood, work, of) if likelihood and workers.leads else None
         labels = [set_label(k * repeats + r + 1, total) for r in range(repeats)]

@@ -23,6 +23,7 @@ class Kind(Protocol):
 
     name: stands in the run's recipe.yaml. recipe: the class of its recipes; recipe.kind is the name.
     knows_classes: whether the network hangs on the classes of the data.
+    further: what to do with a run that is trained, in commands with {run} for its folder.
     settings: the recipe as it is kept, what it leaves to the machine settled.
     autoencoder: what images become before they are trained on; that of pixel space changes nothing.
     facts: what the data gave (see ``ditkit.app.run.Facts``).
@@ -31,6 +32,7 @@ class Kind(Protocol):
     name: ClassVar[str]
     recipe: ClassVar[type[Any]]
     knows_classes: ClassVar[bool]
+    further: ClassVar[str]
 
     def __init__(self, recipe: Any) -> None:
         """Raises UserError for a recipe that has no meaning: before the data are read."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +44,7 @@ def launch(command: str, kind: type[Any], recipe: type[AnyRecipe], args: Sequenc
     kind: of the options, both a ``Where`` and the ``recipe`` that they override.
     """
     options = over_recipe(command, kind, recipe, args)
+    from ditkit.app.kind import find_kind
     from ditkit.app.training import Stopped
 
     try:
@@ -51,9 +53,12 @@ def launch(command: str, kind: type[Any], recipe: type[AnyRecipe], args: Sequenc
         if options.out is None or not (options.out / "recipe.yaml").is_file():
             raise
         stopped = Stopped(stop.signal)
+    folder = shlex.quote(str(options.resume or options.out))
     if stopped:
-        print(_farewell(stopped, f"ditkit {command} --resume {options.resume or options.out}"), file=sys.stderr)
-    return 130 if stopped else 0
+        print(_farewell(stopped, f"ditkit {command} --resume {folder}"), file=sys.stderr)
+        return 130
+    print(find_kind(recipe.kind).further.format(run=folder))
+    return 0
 
 
 def _train(options: Any, recipe: type[AnyRecipe], args: Sequence[str]) -> Stopped | None:

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ditkit.app import build, guiding
+from ditkit.app import build, costing, guiding
 from ditkit.app.reproduction.protocol import summaries
 from ditkit.base import registry
 from ditkit.base.errors import nearest
@@ -33,6 +33,7 @@ LISTED: dict[str, Listed] = {
         _PLURALS[k]: Listed(functools.partial(build.known, k), f"--{_GROUPS.get(k, 'process.')}{k} NAME")
         for k in build.KINDS
     },
+    "costs": Listed(costing.counted, "ditkit cost NAME"),
     "guidance": Listed(guiding.known, "ditkit sample, under the options", lambda name, _: _flags(name)),
     "protocols": Listed(summaries, "ditkit reproduce NAME"),
     "weights": Listed(weights.known, "--process.objective-options weight NAME"),

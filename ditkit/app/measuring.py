@@ -186,7 +186,7 @@ def copies(model: Model, samples: Tensor, network: FeatureNetwork) -> Copies | N
     recipe = model.run.recipe
     if not recipe.data.heldout:
         return None
-    learned, held = split(read_images(recipe.data, build.crop(recipe.data)), recipe)
+    learned, held = split(read_images(recipe.data, build.crop(recipe.data), model.sides), recipe)
     if held is None or len(held) < FEWEST_HELDOUT:
         return None
     training, heldout = _all(learned), _all(held)

@@ -72,8 +72,14 @@ class Model:
         """(H, W) of an image in pixels."""
         return (self.shape[1], self.shape[2])
 
-    def sized(self, height: int, width: int) -> Model:
-        """This model drawing images of so many pixels. UserError where its autoencoder or network cannot."""
+    def sized(self, size: int | tuple[int, int] | None) -> Model:
+        """This model drawing images of so many pixels, (H, W) or one number for both; None: as it is.
+
+        UserError where its autoencoder or network cannot.
+        """
+        if size is None:
+            return self
+        height, width = (size, size) if isinstance(size, int) else size
         model = dataclasses.replace(self, sides=(height, width))
         try:
             shape = model.latent_shape

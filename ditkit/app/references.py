@@ -164,10 +164,10 @@ def classes_of(source: str) -> tuple[str, ...]:
 def _images(source: str, shape: tuple[int, int, int], resize: bool, crop: Crop) -> tuple[Images, str]:
     """The images in the samples' shape, at most ``MOST``, and the fingerprint of where they are from."""
     channels, height, width = shape
+    size = (height, width) if resize else None
     if is_store(source):
-        images = read_images(Data(source=source))
+        images = read_images(Data(source=source), size=size)
     else:
-        size = (height, width) if resize else None
         images = load_images(open_source(source), size=size, channels=channels, crop=crop)
     if len(images) < FEWEST:
         raise UserError(f"--reference {source} has {len(images)} images, expected at least {FEWEST}: add images")

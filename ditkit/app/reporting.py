@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ FILM = 9
 def report(model: Model, *, command: str) -> Path:
     """Draws, measures and writes report.html; gives its path. metrics.json is used where it is of this checkpoint."""
     run, recipe = model.run, model.run.recipe
+    _tell_work(model)
     against = measuring.reference(model, _evaluated_against(run))
     metrics = _metrics(model, against)
     sampling = dataclasses.replace(recipe.sample, guidance=metrics["protocol"]["sampling"]["guidance"])
@@ -74,6 +76,24 @@ def report(model: Model, *, command: str) -> Path:
     return path
 
 
+def _tell_work(model: Model) -> None:
+    """Says what will be drawn and measured, which may take long, and what makes it less."""
+    run, wanted = model.run, model.run.recipe.evaluate
+    work = []
+    if _measured(model) is None:
+        work.append(
+            f"{wanted.num:,} samples, as the run was not evaluated at step {model.step:,} (fewer by ditkit evaluate "
+            f"{run.folder} --num N before)"
+        )
+    if model.classes and wanted.sweep:
+        scales = f"{len(wanted.sweep)} guidance scales" if len(wanted.sweep) > 1 else "a guidance scale"
+        work.append(
+            f"{wanted.sweep_num:,} samples for each of {scales} (fewer by evaluate.sweep and sweep_num in recipe.yaml)"
+        )
+    if work:
+        tqdm.write(f"the report draws and measures {' and '.join(work)}", file=sys.stderr)
+
+
 def _missing(model: Model) -> dict[str, str]:
     few = f"fewer than {FEWEST_HELDOUT} images were held out: too few to compare distances with"
     return {
@@ -92,9 +112,15 @@ def _evaluated_against(run: Run) -> str | None:
     return found["about"]["reference"] if found else None
 
 
-def _metrics(model: Model, against: measuring.Reference) -> dict[str, Any]:
+def _measured(model: Model) -> dict[str, Any] | None:
+    """The run's metrics, where they are of this checkpoint."""
     found = measuring.read_metrics(model.run)
-    if found and found["about"]["step"] == model.step:
+    return found if found and found["about"]["step"] == model.step else None
+
+
+def _metrics(model: Model, against: measuring.Reference) -> dict[str, Any]:
+    found = _measured(model)
+    if found is not None:
         return found
     recipe = model.run.recipe
     found = measuring.evaluate(model, against, Plan(recipe.sample, recipe.evaluate.num))

@@ -18,10 +18,10 @@ from ditkit.app.model import Model, described
 from ditkit.app.recipe import Sampling
 from ditkit.base.errors import UserError
 from ditkit.base.rng import generator
-from ditkit.data.decode import survey
+from ditkit.data.decode import Survey, attempt, survey
 from ditkit.data.images import Images
 from ditkit.data.loading import load_images
-from ditkit.data.preprocess import upright_size
+from ditkit.data.preprocess import has_alpha, upright_size
 from ditkit.data.source import Source, open_source
 from ditkit.encoders.autoencoder import Identity
 from ditkit.evaluate.images import check_values
@@ -82,6 +82,7 @@ class RunSamples:
         half = build.autocast(recipe.train.precision, self.model.device)
         return {
             "sampling": sampling,
+            "size": list(self.model.size),
             "labels": "none" if self.labels is None else LABELS[plan.labels],
             "seeds": [plan.seed, plan.seed + plan.num - 1],
             "weights": plan.weights if decay is None else MAIN,  # the same length by either name is one protocol
@@ -111,9 +112,23 @@ def _random(classes: int, plan: Plan) -> Tensor:
 _CHOICE = {"balanced": _balanced, "random": _random}
 
 
-def _without_sheet(opened: Source, images: Images) -> Images:
+def _channels(opened: Source, seen: Survey) -> int | None:
+    """The channels that samples have: 2 or 4 where one is alpha, None: 1 or 3. UserError where only some have alpha."""
+    if seen.alpha not in (0, seen.total):
+        few = seen.alpha <= seen.total / 2  # one of the fewer is named
+        counted = f"{seen.alpha:,} of {seen.total:,} looked at have it"
+        one = next(opened.name(i) for i in range(len(opened)) if attempt(opened, i, has_alpha) is few)
+        has = "it" if few else "none"
+        raise UserError(
+            f"images of {opened.spec} differ in whether they have alpha ({counted}, {one} has {has}), expected all or "
+            "none: samples are measured as they are; save all of them with it, or all without"
+        )
+    return seen.most_channels + 1 if seen.alpha else None
+
+
+def _without_sheet(opened: Source, images: Images, seen: Survey) -> Images:
     """The images but a sheet of all of them. Raises UserError where the others are not of one size."""
-    sizes = survey(opened).sizes
+    sizes = seen.sizes
     if len(sizes) == 1:
         return images
     sheets = [i for i in images.indices.tolist() if PurePath(opened.name(i)).name == SHEET]
@@ -142,12 +157,15 @@ class FileSamples:
 
     @classmethod
     def open(cls, source: str) -> FileSamples:
-        """The samples in a source, without the sheet that ``ditkit sample`` lays beside them.
+        """The samples in a source, in the channels that they have, without the sheet that ``ditkit sample`` lays beside
+        them.
 
-        Raises UserError where there are too few to be measured, of different sizes, or floats cast to uint8.
+        Raises UserError where there are too few to be measured, of different sizes, some of them with alpha and others
+        without, or floats cast to uint8.
         """
         opened = open_source(source)
-        images = _without_sheet(opened, load_images(opened))
+        seen = survey(opened)
+        images = _without_sheet(opened, load_images(opened, channels=_channels(opened, seen)), seen)
         if len(images) < FEWEST:
             raise UserError(f"{source} has {len(images)} images, expected at least {FEWEST} (better 1,000): add some")
         check_values(f"images of {source}", images.get(torch.arange(min(64, len(images)))))

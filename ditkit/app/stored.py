@@ -191,14 +191,15 @@ def read_latents(data: Data) -> tuple[Latents, dict[str, Any]]:
     }
 
 
-def read_images(data: Data, crop: Crop = CENTRE) -> Images:
+def read_images(data: Data, crop: Crop = CENTRE, size: tuple[int, int] | None = None) -> Images:
     """The images of a recipe's data, nothing drawn; of a store, those that it was made from.
 
-    crop: the recipe's. Where it is drawn anew each time, its still form is taken.
+    crop: the recipe's. Where it is drawn anew each time, its still form is taken. size: (H, W) that they are brought
+    to; None: the recipe's, or the store's.
     """
     if not is_store(data.source):
         still = CENTRE if crop.drawn else crop
-        images = load_images(open_source(data.source), size=data.size, channels=data.channels, crop=still)
+        images = load_images(open_source(data.source), size=size or data.size, channels=data.channels, crop=still)
         return _without_classes(images, data)
     plan = LatentStore(data.source).plan
     made = plan.preprocessing
@@ -208,7 +209,7 @@ def read_images(data: Data, crop: Crop = CENTRE) -> Images:
             f"data {plan.source.spec!r} changed since the latent store {data.source} was made from it: put the same "
             "images there, or encode them anew"
         )
-    return _without_classes(load_images(source, size=made.size, channels=made.channels, crop=made.made()), data)
+    return _without_classes(load_images(source, size=size or made.size, channels=made.channels, crop=made.made()), data)
 
 
 def _without_classes(images: Images, data: Data) -> Images:

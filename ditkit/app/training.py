@@ -31,6 +31,7 @@ from ditkit.data.source import located, open_source, recognised
 from ditkit.data.store import is_store
 from ditkit.encoders.autoencoder import Autoencoder
 from ditkit.train import checkpoint
+from ditkit.train.ema import decays
 from ditkit.train.trainer import Hook, Trainer, stop_on_signals
 
 E = TypeVar("E", bound=Examples)
@@ -112,6 +113,7 @@ def start(recipe: AnyRecipe, out: Path, means: Means | None = None) -> Stopped |
     """
     check_new(out)
     check_apart(out, recipe.data.source)
+    decays(recipe.train)  # one that is kept twice is said before the data are read
     publish(recipe.data.autoencoder)
     recipe = _findable(recipe)
     means = means or Means(find_kind(recipe.kind))

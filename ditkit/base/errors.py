@@ -32,8 +32,12 @@ class NotFiniteError(UserError):
 
 def nearest(name: str, allowed: Iterable[str]) -> str | None:
     """The allowed name most like ``name``, or None when none is alike."""
-    found = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
-    return found[0] if found else None
+    return next(iter(nearest_few(name, allowed, 1)), None)
+
+
+def nearest_few(name: str, allowed: Iterable[str], most: int = 3) -> list[str]:
+    """The allowed names that are like ``name``, the likest first, at most so many."""
+    return difflib.get_close_matches(name, list(allowed), n=most, cutoff=0.5)
 
 
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:

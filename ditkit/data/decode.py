@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ditkit.base.errors import UserError
 from ditkit.data.crops import Placed, Size
-from ditkit.data.preprocess import channels_of, colours_of, prepare, upright_size
+from ditkit.data.preprocess import channels_of, colours_of, has_alpha, prepare, upright_size
 from ditkit.data.source import Source
 
 MOST_BAD = 0.01
@@ -86,10 +86,13 @@ def attempt(source: Source, i: int, action: Callable[[Image.Image], T]) -> T | B
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
-    """What a sample of a source's pictures looks like: how many have each size (H, W), how many each channel count."""
+    """What a sample of a source's pictures looks like: how many have each size (H, W), how many each channel count,
+    alpha not among them, and how many have alpha.
+    """
 
     sizes: collections.Counter[Size]
     channels: collections.Counter[int]
+    alpha: int
 
     @property
     def commonest_size(self) -> Size:
@@ -120,11 +123,12 @@ def survey(source: Source, progress: bool = True) -> Survey:
     bad = [header for header in headers if isinstance(header, Bad)]
     if not good or len(bad) > MOST_BAD * len(source):
         raise too_many_bad(source, bad)
-    return Survey(collections.Counter(size for size, _ in good), collections.Counter(c for _, c in good))
+    sizes, channels, alpha = zip(*good, strict=True)
+    return Survey(collections.Counter(sizes), collections.Counter(channels), sum(alpha))
 
 
-def _header(image: Image.Image) -> tuple[Size, int]:
-    return upright_size(image), channels_of(image)
+def _header(image: Image.Image) -> tuple[Size, int, bool]:
+    return upright_size(image), channels_of(image), has_alpha(image)
 
 
 def too_many_bad(source: Source, bad: Sequence[Bad]) -> UserError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from ditkit.evaluate.likelihood import (
     rademacher,
 )
 from ditkit.process.denoiser import Denoiser
+from ditkit.process.path import Path
 from ditkit.solvers.dopri5 import dopri5
 
 FEW_DIMENSIONS = 64
@@ -110,22 +112,48 @@ def bits_per_dim(
     # bfloat16 would be noise that the adaptive solver follows in ever smaller steps
     denoiser = dataclasses.replace(denoiser, autocast=None)
     batches = torch.arange(len(images)).split(how.batch_size)
-    stops = len(default_times(denoiser.path)) - 1
     found: list[Likelihood] = []
-    with tqdm(total=len(batches) * stops, desc=progress, unit="step", disable=progress is None) as bar:
-        for rows in batches:
+    with _bar(len(batches), progress) as bar:
+        for k, rows in enumerate(batches):
             numbers = images.indices[rows].tolist()
             x = dequantised(images.get(rows), how.seed, numbers).to(device)
-            found.append(_measure(denoiser.given(condition[rows].to(device)), x, numbers, how, bar))
+            each = _Shown(bar, denoiser.path, k)
+            found.append(_measure(denoiser.given(condition[rows].to(device)), x, numbers, how, each))
+            bar.update(k + 1 - bar.n)
     each = [likelihood.bits_per_dim() for likelihood in found]
     bits, of_probes = (torch.cat([pair[i].cpu() for pair in each]) for i in (0, 1))
     return Bits(bits, of_probes, sum(f.evaluations for f in found) / len(found))
 
 
-def _measure(denoiser: Denoiser, x: Tensor, numbers: list[int], how: How, bar: tqdm) -> Likelihood:
+def _bar(batches: int, label: str | None) -> tqdm:
+    """A bar that may move at every evaluation, by whatever part of a batch: in percent, as that is no whole number."""
+    shown = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
+    return tqdm(total=batches, desc=label, bar_format=shown, miniters=0, disable=label is None)
+
+
+class _Shown:
+    """Moves a bar at each evaluation of a batch, whose number it is, to how far on its way through log-SNR it is.
+
+    An adaptive solver does not know how many evaluations it will take, but it knows where it is.
+    """
+
+    def __init__(self, bar: tqdm, path: Path, number: int) -> None:
+        self.bar, self.path, self.number, self.evaluations = bar, path, number, 0
+        self.start, self.end = path.log_snr(default_times(path)[[0, -1]]).tolist()
+
+    def __call__(self, t: Tensor) -> None:
+        self.evaluations += 1
+        done = (self.start - float(self.path.log_snr(t))) / (self.start - self.end)
+        self.bar.set_postfix_str(f"{self.evaluations:,} evaluations of batch {self.number + 1}", refresh=False)
+        self.bar.update(max(0.0, self.number + done - self.bar.n))  # a step that is tried anew begins further back
+
+
+def _measure(
+    denoiser: Denoiser, x: Tensor, numbers: list[int], how: How, each: Callable[[Tensor], object]
+) -> Likelihood:
     solver = functools.partial(dopri5, rtol=how.tolerance, atol=how.tolerance)
     divergence = how.divergence(x, numbers)
     try:
-        return log_likelihood(denoiser, x, divergence=divergence, solver=solver, each=bar.update)
+        return log_likelihood(denoiser, x, divergence=divergence, solver=solver, each=each)
     except NotFiniteError as error:
         raise UserError(f"image {numbers[error.row]} of the data {error.said}") from None

@@ -137,10 +137,13 @@ class WithDivergence:
 
     The state is (B, D + columns) float64. A column's velocity being known, Velocity().solve says which "x0" and "eps"
     stand for it: solvers move it in whatever variable they move x in. The denoiser sees x in its own shape and dtype.
+    each: called with the time t () of every evaluation, on the path of the denoiser.
     """
 
-    def __init__(self, denoise: Denoise, divergence: Divergence, like: Tensor) -> None:
-        self.denoise, self.divergence, self.like = denoise, divergence, like
+    def __init__(
+        self, denoise: Denoise, divergence: Divergence, like: Tensor, each: Callable[[Tensor], object] | None = None
+    ) -> None:
+        self.denoise, self.divergence, self.like, self.each = denoise, divergence, like, each
         self.path = Mirrored(denoise.path)
         self.evaluations = 0
 
@@ -153,6 +156,8 @@ class WithDivergence:
             v = Velocity().target(self.denoise.path, said.x0, said.eps, forward)
             rate = self.divergence(v, sample).to(x.dtype)
         check_finite(torch.cat([v.flatten(1), rate], dim=1), f"has no finite velocity at t = {forward:.4g}")
+        if self.each:
+            self.each(forward)
         image, noise = Velocity().solve(self.path, -rate, x[:, -columns:], t)
         x0, eps = (part.detach().flatten(1).to(x.dtype) for part in (said.x0, said.eps))
         return Denoised(torch.cat([eps, image], dim=1), torch.cat([x0, noise], dim=1))
@@ -195,7 +200,7 @@ def log_likelihood(
     times: Tensor | None = None,
     prior: Prior | None = None,
     solver: Solver | None = None,
-    each: Callable[[], object] | None = None,
+    each: Callable[[Tensor], object] | None = None,
 ) -> Likelihood:
     """log p(x) of x (B, ...) under the probability-flow ODE of a denoiser, nats.
 
@@ -203,21 +208,19 @@ def log_likelihood(
     noise; None: all of the path that has a finite log-SNR. prior: (latent (B, ...), t ()) -> log density (B,); None: of
     N(0, sigma(t)^2 I), which samples start from and to which a path that keeps some image at t = 1 only comes near.
     solver: an ODE solver of ditkit.solvers, its options bound; None: dopri5 with tolerances of 1e-5.
-    each: called at each of times but the first. UserError: x of whole numbers; times that do not rise in [0, 1];
-    NotFiniteError.
+    each: called with the time t () of every evaluation of the denoiser. UserError: x of whole numbers; times that do
+    not rise in [0, 1]; NotFiniteError.
     """
     if not x.is_floating_point():
         remedy = "dequantised(pixels) makes that of 8-bit ones"
         raise UserError(f"x of {x.dtype}: expected floating point, images in [-1, 1]; {remedy}")
     times = default_times(denoise.path) if times is None else times.double()
     solver = solver or functools.partial(dopri5, rtol=1e-5, atol=1e-5)
-    augmented = WithDivergence(denoise, divergence, x)
+    augmented = WithDivergence(denoise, divergence, x, each)
     y = torch.cat([x.double().flatten(1), x.new_zeros(len(x), divergence.columns).double()], dim=1)
     with torch.no_grad():
         for state in solver(augmented, y, 1 - times, noise=None):
             y = state.x
-            if each:
-                each()
     latent, integrals = y[:, : -divergence.columns].reshape(x.shape), y[:, -divergence.columns :]
     at_noise = prior(latent, times[-1]) if prior else prior_log_density(denoise.path, latent, times[-1])
     log_p = at_noise[:, None] + integrals
@@ -228,7 +231,7 @@ def log_likelihood(
 
 
 STOPS = 9
-"""Times at which an adaptive solver stops to show its progress."""
+"""Times at which an adaptive solver stops: its steps end there, so that they move the last digits."""
 
 
 def default_times(path: Path) -> Tensor:

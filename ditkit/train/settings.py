@@ -13,6 +13,7 @@ STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=T
 Positive = Annotated[int, Field(gt=0, lt=2**31)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
+Within = Annotated[float, Field(gt=0, lt=1)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -44,9 +45,9 @@ class LoopSettings:
     """Largest gradient norm; None: no clipping."""
     ema_decay: Probability = 0.9999
     """Decay of the exponential moving average of the weights (reached gradually in the first steps)."""
-    ema_also: tuple[Probability, ...] = ()
-    """Decays of further averages to keep beside it, such as 0.99 0.999, a copy of the network each; ``--weights
-    ema-0.99`` draws from one."""
+    ema_also: tuple[Within, ...] = ()
+    """Decays of further averages to keep beside it, such as 0.99 0.999, each above 0 and below 1, a copy of the network
+    each; ``--weights ema-0.99`` draws from one."""
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
     """The dtype of the network's matrix products; weights, loss, optimiser and EMA stay float32. auto: bfloat16 on a
     device that computes in it natively, else float32."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,7 +13,7 @@ import tyro
 from pydantic.dataclasses import dataclass
 
 from ditkit.app.cli import parse
-from ditkit.app.commands.sample import How
+from ditkit.app.commands.sample import How, Sides
 from ditkit.app.recipe import Enough
 from ditkit.base.errors import UserError
 from ditkit.train.settings import STRICT, Positive
@@ -51,6 +52,9 @@ class Options:
     """Real images: any data source, a latent store, or ADM's .npz; None: what the run was trained on."""
     num: Enough | None = None
     """Samples to draw from a run; None: the recipe's evaluate.num."""
+    size: Sides | None = None
+    """Height and width in pixels to draw a run's samples in, where its network takes other sizes than training's; its
+    reference is brought to it. None: that of training."""
     repeats: Positive = 1
     """Sets of so many samples, each with seeds of its own: then standard errors are over them."""
     seed: int = 0
@@ -121,12 +125,18 @@ def _run(options: Options, place: str, workers: Workers) -> int:
     from ditkit.evaluate.suite import check_enough
     from ditkit.train.checkpoint import weights_file
 
+    _check_sweep(options)
     run, step = located(place)
     if options.likelihood:
         check_pixels(run)
+        if options.size is not None:
+            raise UserError(
+                f"--likelihood {options.likelihood} beside --size {_words(options.size)}: bits per dimension are of "
+                "images in the size of training; measure one at a time"
+            )
     num = options.num or run.recipe.evaluate.num
     check_enough(options.scores, num)
-    plan = Plan(options.how.over(run.recipe.sample), num, options.seed, options.labels, options.weights)
+    plan = Plan(_drawing(options).over(run.recipe.sample), num, options.seed, options.labels, options.weights)
     variants = Variants.of(plan, **dataclasses.asdict(options.sweep))
     for each in variants.plans:
         check_sampling(run.recipe, each.sampling)
@@ -137,7 +147,7 @@ def _run(options: Options, place: str, workers: Workers) -> int:
     device = workers.device(options.device or run.recipe.train.device)
     with working(options.out or run.folder, workers) as work:
         with workers.leader_first():
-            model = load_model(run, step, device=device)
+            model = load_model(run, step, device=device).sized(options.size)
             if options.npz is not None:
                 as_rgb(torch.empty(0, *model.shape))  # said before long work
             for scale in options.sweep.guidance or (options.how.guidance,):
@@ -154,11 +164,32 @@ def _run(options: Options, place: str, workers: Workers) -> int:
             work,
             workers,
             device=device,
+            size=options.size,
             npz=options.npz,
             repeats=options.repeats,
             likelihood=options.likelihood,
         )
         return _tell(found, options.out or run.folder, work) if workers.leads else 0
+
+
+def _check_sweep(options: Options) -> None:
+    """Raises UserError for an option that a sweep takes the place of: --weights beside --sweep.weights."""
+    none = Options()
+    for swept, listed in dataclasses.asdict(options.sweep).items():
+        for name in (swept, f"{swept}_options"):
+            given, without = (getattr(o, name, getattr(o.how, name, None)) for o in (options, none))
+            if listed and given != without:
+                raise UserError(
+                    f"{_flag(name)} {_words(given)} does nothing beside --sweep.{swept} {_words(listed)}: leave it "
+                    "out, or add what it says to the sweep"
+                )
+
+
+def _drawing(options: Options) -> How:
+    """How to draw, with a guidance scale of the sweep's that what shapes guidance does something for."""
+    if not options.sweep.guidance:
+        return options.how
+    return dataclasses.replace(options.how, guidance=max(options.sweep.guidance, key=lambda scale: scale != 1))
 
 
 def _files(options: Options, place: str, workers: Workers) -> int:
@@ -208,13 +239,22 @@ def _check_options(options: Options, known: Sequence[str], reason: str) -> None:
     other = [name for name in given if name not in known]
     if other:
         values = {name: getattr(options, name) for name in other}
-        said = [_flag(name) if dataclasses.is_dataclass(v) else f"{_flag(name)} {v}" for name, v in values.items()]
+        said = [
+            _flag(name) if dataclasses.is_dataclass(v) else f"{_flag(name)} {_words(v)}" for name, v in values.items()
+        ]
         expected = ", ".join(_flag(name) for name in known[1:])
         raise UserError(f"{reason}: leave out {', '.join(said)}; expected no options but {expected}")
 
 
 def _flag(name: str) -> str:
     return "options of drawing" if name == "how" else "--" + name.replace("_", "-")
+
+
+def _words(value: Any) -> str:
+    """An option's value as it is typed."""
+    if isinstance(value, dict):
+        value = itertools.chain(*value.items())
+    return " ".join(map(str, value)) if isinstance(value, Iterable) and not isinstance(value, str) else str(value)
 
 
 def _write_reference(options: Options, against: Reference, workers: Workers) -> None:

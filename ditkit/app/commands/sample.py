@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import tyro
 from pydantic.dataclasses import dataclass
@@ -16,6 +16,9 @@ from ditkit.app.recipe import Sampling, Tile
 from ditkit.base.errors import UserError
 from ditkit.base.files import check_new_folder
 from ditkit.train.settings import STRICT, Positive, Probability
+
+Sides: TypeAlias = Positive | tuple[Positive, Positive]
+"""Height and width in pixels, or one number for both."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -122,7 +125,7 @@ class Options:
     """Folder for the images; None: samples/seed-S in the run's folder."""
     num: Positive = 64
     """How many images."""
-    size: Positive | tuple[Positive, Positive] | None = None
+    size: Sides | None = None
     """Height and width in pixels, for networks that take other sizes than they were trained on, such as DiT on buckets;
     None: that of training."""
     classes: str | None = None
@@ -159,9 +162,7 @@ def main(args: Sequence[str]) -> int:
     if given := {name: value for name, value in over.items() if value is not None}:
         data = dataclasses.replace(run.recipe.data, **given)
         run = dataclasses.replace(run, recipe=dataclasses.replace(run.recipe, data=data))
-    model = load_model(run, device=options.device, weights=options.weights)
-    if options.size is not None:
-        model = model.sized(*(options.size if isinstance(options.size, tuple) else (options.size, options.size)))
+    model = load_model(run, device=options.device, weights=options.weights).sized(options.size)
     options.how.check_classes(sampling, model.classes)
     names = model.names(sampling)
     classes = parse_classes(options.classes, names) if options.classes is not None else range(len(names))

@@ -52,6 +52,11 @@ class AutoencoderRuns:
     name = AutoencoderRecipe.kind
     recipe = AutoencoderRecipe
     knows_classes = False
+    further = (
+        "see and measure reconstructions: ditkit report {run}; diffuse in its latents: ditkit train --data IMAGES "
+        "--data.autoencoder {run} --out NEW; encode images once for all: ditkit encode --data IMAGES --autoencoder "
+        "{run} --out STORE"
+    )
     evaluate = staticmethod(reconstructing.evaluate)
     report = staticmethod(reconstructing.report)
 
@@ -130,7 +135,8 @@ class AutoencoderRuns:
         recipe, net, loss = self.settings, self.network(self.settings, facts), self.settings.loss
         channels, height, width = facts["image_shape"]
         net.autoencoder.latent_shape((channels, height, width))
-        least = max(LEAST.get(loss.perceptual, 1), smallest(loss.discriminator_layers) if net.discriminator else 1)
+        plays = net.discriminator is not None and (loss.game_from or 0) < recipe.train.steps
+        least = max(LEAST.get(loss.perceptual, 1), smallest(loss.discriminator_layers) if plays else 1)
         if min(height, width) < least:
             raise UserError(
                 f"images of {height}x{width} are too small for --loss.perceptual {loss.perceptual} and "
@@ -192,8 +198,6 @@ class AutoencoderRuns:
         net, few = _averaged(trainer.ema.net), _some(run.recipe, 2, 32, 256)
         reconstructing.picture(net, self.learned, run.picture(trainer.step))
         reconstructing.tell(net, self.learned, held, run, trainer.step, few)
-        if trainer.finished:
-            tqdm.write(f"ditkit report {run.folder} shows the reconstructions, and measures them in full")
 
 
 def _averaged(nets: nn.Module) -> LatentAutoencoder:

@@ -28,6 +28,7 @@ class ClassifierRuns:
     name = ClassifierRecipe.kind
     recipe = ClassifierRecipe
     knows_classes = True
+    further = "guide a model of the same data with it: ditkit sample RUN --guidance-classifier {run}"
 
     def __init__(self, recipe: ClassifierRecipe) -> None:
         """Raises UserError for names and options that are none, and where the classes are left out."""

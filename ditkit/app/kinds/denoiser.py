@@ -49,6 +49,7 @@ class DenoiserRuns:
     name = Recipe.kind
     recipe = Recipe
     knows_classes = True
+    further = "draw from it: ditkit sample {run}; measure it: ditkit evaluate {run}; see it all: ditkit report {run}"
 
     def __init__(self, recipe: Recipe, against: Reference | None = None) -> None:
         """against: what it is measured against while it trains; None: its data, measured when they are needed.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
 from ditkit.app.reproduction.protocol import File, Protocol
+from ditkit.app.reproduction.sizes import sizes, words
 from ditkit.base.errors import UserError
 from ditkit.base.files import expanded
 from ditkit.evaluate.networks.weights import hub_checkpoints
@@ -20,10 +21,13 @@ CHUNK = 2**24
 
 
 class MissingFilesError(UserError):
-    """Files that a protocol takes are not there. missing: all of them. places: where they were looked for."""
+    """Files that a protocol takes are not there.
 
-    def __init__(self, name: str, missing: Sequence[File], places: Sequence[Path]) -> None:
-        self.missing, self.places = tuple(missing), tuple(places)
+    missing: all of them. places: where they were looked for. sizes: bytes of the files for which that is known.
+    """
+
+    def __init__(self, name: str, missing: Sequence[File], places: Sequence[Path], sizes: Mapping[File, int]) -> None:
+        self.missing, self.places, self.sizes = tuple(missing), tuple(places), sizes
         self.title = f"{name} needs {len(missing)} file{'s' * (len(missing) > 1)} that {_are(missing)} not there"
         self.remedy = f"put them into one folder under these names and give it as --weights or in {VARIABLE}"
         listed = ", ".join(f"{file.file} from {file.url}" for file in missing)
@@ -33,10 +37,13 @@ class MissingFilesError(UserError):
     def lines(self) -> str:
         """The same, a line for each file."""
         width = max(len(file.file) for file in self.missing)
-        rows = [f"  {file.file:<{width}}  {file.url}" for file in self.missing]
+        rows = [f"  {file.file:<{width}}  {file.url}{self._size(file)}" for file in self.missing]
         own = [f"{file.variable} may name {file.file} itself; " for file in self.missing if file.variable]
         looked = f"{''.join(own)}looked in {', '.join(map(str, self.places))}"
         return "\n".join([f"{self.title}:", *rows, self.remedy, looked])
+
+    def _size(self, file: File) -> str:
+        return f" (about {words(self.sizes[file])})" if file in self.sizes else ""
 
 
 def _are(files: Sequence[File]) -> str:
@@ -58,7 +65,7 @@ def locate(protocol: Protocol, given: Path | None) -> dict[File, Path]:
     """Where each file is. MissingFilesError names all that are not there, at once."""
     missing, where = absent(protocol, given), places(protocol, given)
     if missing:
-        raise MissingFilesError(protocol.name, missing, where)
+        raise MissingFilesError(protocol.name, missing, where, sizes(protocol.pinned))
     return {file: found for file in protocol.pinned.files if (found := _find(file, where)) is not None}
 
 

@@ -103,7 +103,7 @@ def as_rgb(images: Tensor) -> Tensor:
         raise UserError(
             f"images of {images.shape[1]} channels, one of them alpha, are not for evaluators and networks that know "
             "RGB alone: expected 1 or 3 channels; measure them with --features self, which learns from them as they "
-            "are, or train with --data.channels 1 or 3"
+            "are, train with --data.channels 1 or 3, or save them without alpha"
         )
     return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
 
