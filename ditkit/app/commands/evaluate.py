@@ -14,13 +14,15 @@ from pydantic.dataclasses import dataclass
 
 from ditkit.app.cli import parse
 from ditkit.app.commands.sample import How, Sides
-from ditkit.app.recipe import Enough
+from ditkit.app.recipe import Enough, Recipe
 from ditkit.base.errors import UserError
 from ditkit.train.settings import STRICT, Positive
 
 if TYPE_CHECKING:
-    from ditkit.app.evaluating import Work
+    from ditkit.app.evaluating import Variants, Work
+    from ditkit.app.model import Model
     from ditkit.app.references import Reference
+    from ditkit.app.run import Run
     from ditkit.base.workers import Workers
 
 
@@ -113,20 +115,46 @@ def main(args: Sequence[str]) -> int:
 
 
 def _run(options: Options, place: str, workers: Workers) -> int:
-    import torch
-
     from ditkit.app import measuring
-    from ditkit.app.evaluating import Variants, evaluate_run
-    from ditkit.app.likelihood import check_pixels
-    from ditkit.app.model import check_sampling, load_model
+    from ditkit.app.evaluating import evaluate_run
+    from ditkit.app.model import load_model
     from ditkit.app.run import located
+
+    run, step = located(place)
+    variants = _variants(options, run, step)
+    device = workers.device(options.device or run.recipe.train.device)
+    with working(options.out or run.folder, workers) as work:
+        with workers.leader_first():
+            model = load_model(run, step, device=device).sized(options.size)
+            _check_model(options, model, variants)
+            against = measuring.reference(model, options.reference, _space(options))
+            _write_reference(options, against, workers)
+        found = evaluate_run(
+            run,
+            step,
+            variants,
+            against,
+            work,
+            workers,
+            device=device,
+            size=options.size,
+            npz=options.npz,
+            repeats=options.repeats,
+            likelihood=options.likelihood,
+        )
+        return _tell(found, options.out or run.folder, work) if workers.leads else 0
+
+
+def _variants(options: Options, run: Run[Recipe], step: Path) -> Variants:
+    """What is to be drawn. UserError for all that can be told from the recipe, without the model."""
+    from ditkit.app.evaluating import Variants
+    from ditkit.app.likelihood import check_pixels
+    from ditkit.app.model import check_sampling
     from ditkit.app.samples import Plan
-    from ditkit.evaluate.networks.network import as_rgb
     from ditkit.evaluate.suite import check_enough
     from ditkit.train.checkpoint import weights_file
 
     _check_sweep(options)
-    run, step = located(place)
     if options.likelihood:
         check_pixels(run)
         if options.size is not None:
@@ -144,32 +172,21 @@ def _run(options: Options, place: str, workers: Workers) -> int:
     sets = len(variants.plans) * options.repeats
     if options.npz is not None and sets > 1:
         raise UserError(f"--npz {options.npz} is one file for {sets} sets of samples: measure one at a time")
-    device = workers.device(options.device or run.recipe.train.device)
-    with working(options.out or run.folder, workers) as work:
-        with workers.leader_first():
-            model = load_model(run, step, device=device).sized(options.size)
-            if options.npz is not None:
-                as_rgb(torch.empty(0, *model.shape))  # said before long work
-            for scale in options.sweep.guidance or (options.how.guidance,):
-                dataclasses.replace(options.how, guidance=scale).check_classes(plan.sampling, model.classes)
-            for each in variants.plans:
-                model.how(each.sampling)  # classes and guides that do not belong to it are said before long work
-            against = measuring.reference(model, options.reference, _space(options))
-            _write_reference(options, against, workers)
-        found = evaluate_run(
-            run,
-            step,
-            variants,
-            against,
-            work,
-            workers,
-            device=device,
-            size=options.size,
-            npz=options.npz,
-            repeats=options.repeats,
-            likelihood=options.likelihood,
-        )
-        return _tell(found, options.out or run.folder, work) if workers.leads else 0
+    return variants
+
+
+def _check_model(options: Options, model: Model, variants: Variants) -> None:
+    """Raises UserError for what does not belong to the model, before long work."""
+    import torch
+
+    from ditkit.evaluate.networks.network import as_rgb
+
+    if options.npz is not None:
+        as_rgb(torch.empty(0, *model.shape))
+    for scale in options.sweep.guidance or (options.how.guidance,):
+        dataclasses.replace(options.how, guidance=scale).check_classes(variants.plans[0].sampling, model.classes)
+    for each in variants.plans:
+        model.how(each.sampling)  # reads what guides
 
 
 def _check_sweep(options: Options) -> None:
