@@ -300,8 +300,12 @@ def test_what_cannot_be_measured_is_refused_in_one_line(mine: Path, pets: Path, 
     np.savez(tmp_path / "nan.npz", arr_0=np.full((9, 8, 8, 3), np.nan, np.float32))
     np.savez(tmp_path / "floats.npz", arr_0=np.full((9, 8, 8, 3), 0.25, np.float32))
     np.savez(tmp_path / "cast.npz", arr_0=np.tile(np.arange(2, dtype=np.uint8), 9 * 96).reshape(9, 8, 8, 3))
+    np.savez(tmp_path / "black.npz", arr_0=np.zeros((9, 8, 8, 3), np.uint8))
+    np.savez(tmp_path / "grey.npz", arr_0=np.arange(9 * 192, dtype=np.uint8).reshape(9, 8, 8, 3))
     for args, *words in [
         ([few, "--reference", pets], "2 images", "at least 4"),
+        ([tmp_path / "black.npz", "--reference", pets], "black.npz are all of one value, 0", "before the cast"),
+        ([tmp_path / "grey.npz", "--reference", tmp_path / "black.npz"], "--reference", "all of one value, 0"),
         ([mine, "--reference", few], "2 images", "at least 4"),
         ([wide, "--reference", pets], "8x9", "8x8"),
         ([pets, "--reference", pets], "to be measured", "give other ones"),

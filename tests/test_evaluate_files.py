@@ -1,10 +1,12 @@
 """Files of the evaluation: ADM's batches and statistics, measured references; and metrics of pairs of images."""
 
 import dataclasses
+import io
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from ditkit.base.errors import UserError
@@ -207,7 +209,43 @@ def test_floats_and_lost_fractions_are_told_apart():
     with pytest.raises(UserError, match=r"no values but \[0, 1, 255\]"):
         check_values("samples", torch.cat([bits, 255 * bits]))
     check_values("samples", 255 * bits)
-    check_values("samples", torch.zeros_like(bits))
+
+
+def jpeg(images: torch.Tensor, quality: int) -> torch.Tensor:
+    """Grey images (N, 1, H, W) as they come back from a JPEG."""
+    decoded = []
+    for image in images:
+        file = io.BytesIO()
+        Image.fromarray(image[0].numpy()).save(file, "JPEG", quality=quality)
+        decoded.append(torch.from_numpy(np.array(Image.open(file)))[None])
+    return torch.stack(decoded)
+
+
+def test_floats_that_were_cast_to_nothing_are_refused_and_pictures_of_few_values_are_not():
+    draws = generator(0, "test.cast")
+    x, z = torch.rand(40, 1, 24, 24, generator=draws), torch.randn(40, 1, 24, 24, generator=draws)
+    wide = F.avg_pool2d(z, 9, 1, 4) * 9  # in patches, as pictures are: about as far from 0 as z
+    for images in (x.to(torch.uint8), (2 * x - 1).to(torch.int8).to(torch.uint8), torch.full((4, 3, 8, 8), 7).byte()):
+        with pytest.raises(UserError, match=r"are all of one value, [07]; expected 0\.\.255"):
+            check_values("samples", images)
+    skewed = torch.where(wide > 0, 1.5 * wide, wide)  # as standardised pictures are
+    for values in (0.8 * z, z, 2 * z, wide, skewed, torch.cat([wide, 2 * wide]).round(), (z - 0.1).round()):
+        with pytest.raises(UserError, match=r"within \d+ of 0 or of 255.*negative"):
+            check_values("samples", values.to(torch.int64).to(torch.uint8))
+    drawn = [255 * (wide > limit).byte() for limit in (-1, 0, 0.5, 0.8, 1, 1.2, 2)]  # from mostly white to mostly black
+    pictures_of_few = [
+        *drawn,
+        *[jpeg(images, quality) for images in drawn for quality in (75, 95, 97, 98)],
+        *[(images + deviation * z).round().clamp(0, 255).byte() for images in drawn for deviation in (0.5, 1, 1.5)],
+        85 * (2 + wide).clamp(0, 3).byte(),  # four greys
+        (2 + wide).clamp(0, 3).byte(),  # numbers of classes
+        (250 + 2 * wide).clamp(0, 255).byte(),  # nearly white
+        (4 + wide).clamp(0, 255).byte() | 255 * (z > 3).byte(),  # a night with stars
+        torch.cat([torch.zeros(1, 1, 24, 24), 255 * x[:9]]).byte(),  # one that is black
+        torch.arange(4).byte()[:, None, None, None].expand(4, 1, 8, 8),  # each of one value, but not of the same
+    ]
+    for images in pictures_of_few:
+        check_values("samples", images)
 
 
 def test_scores_say_what_they_need_and_refuse_too_few():

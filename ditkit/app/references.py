@@ -24,7 +24,7 @@ from ditkit.data.loading import load_images
 from ditkit.data.source import open_source
 from ditkit.data.store import is_store
 from ditkit.evaluate.classifier import Classifier, cached_classifier
-from ditkit.evaluate.images import check_same_shape, check_values
+from ditkit.evaluate.images import check_same_shape, check_values, looked_at
 from ditkit.evaluate.measured import BATCH, Side, observe
 from ditkit.evaluate.networks.network import FeatureNetwork, as_rgb, load_network
 from ditkit.evaluate.npz import image_writer, read_statistics, statistics_of
@@ -173,6 +173,7 @@ def _images(source: str, shape: tuple[int, int, int], resize: bool, crop: Crop) 
         raise UserError(f"--reference {source} has {len(images)} images, expected at least {FEWEST}: add images")
     first = images.get(torch.zeros(1).long())
     check_same_shape("samples", torch.empty(1, *shape), f"images of --reference {source}", first)
+    check_values(f"images of --reference {source}", images.get(looked_at(len(images))))
     return evenly(images, MOST), origin(source)
 
 
@@ -259,8 +260,6 @@ def _measure(images: Images, labels: Tensor | None, network: FeatureNetwork, qua
     side = Side(len(images))
     for rows in tqdm(torch.arange(len(images)).split(BATCH), "features of the reference", delay=2, leave=False):
         batch = images.get(rows)
-        if not side.count:
-            check_values("reference images", batch)
         observe(side, network, batch, rows, quantities, labels=None if labels is None else labels[rows])
     return side
 

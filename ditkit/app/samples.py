@@ -24,7 +24,7 @@ from ditkit.data.loading import load_images
 from ditkit.data.preprocess import upright_size
 from ditkit.data.source import Source, open_source
 from ditkit.encoders.autoencoder import Identity
-from ditkit.evaluate.images import check_values
+from ditkit.evaluate.images import check_values, looked_at
 from ditkit.evaluate.parts import Each, Given
 from ditkit.evaluate.suite import FEWEST
 from ditkit.train.ema import MAIN, decays
@@ -150,7 +150,7 @@ class FileSamples:
         images = _without_sheet(opened, load_images(opened))
         if len(images) < FEWEST:
             raise UserError(f"{source} has {len(images)} images, expected at least {FEWEST} (better 1,000): add some")
-        check_values(f"images of {source}", images.get(torch.arange(min(64, len(images)))))
+        check_values(f"images of {source}", images.get(looked_at(len(images))))
         captions = None if opened.captions is None else tuple(str(opened.captions[i]) for i in images.indices.tolist())
         return cls(images, images.labels, captions, opened.fingerprint())
 
