@@ -37,6 +37,9 @@ class Pixels:
         return Taps(F.avg_pool2d(x, 4).flatten(1).float(), x.mean((2, 3)).float(), x[:, :, ::3, ::3].flatten(1).float())
 
 
+SIGMA = np.array([[1.0, 0.5, 0.0], [0.5, 1.0, 0.3], [0.0, 0.3, 1.0]])
+
+
 def pictures(n: int, index: int = 0, size: int = 8) -> torch.Tensor:
     return torch.randint(256, (n, 3, size, size), dtype=torch.uint8, generator=generator(0, "test.files", index))
 
@@ -132,12 +135,35 @@ def test_statistics_come_back_and_measure_the_same(tmp_path):
         ({"mu": np.zeros(3), "sigma": np.zeros((4, 4))}, r"\(3,\) and a covariance of \(4, 4\)"),
         ({"mu": np.full(3, np.nan), "sigma": np.eye(3)}, "not finite"),
         ({"mu": np.zeros(3)}, "holds mu, expected statistics"),
+        ({"mu": np.array([0, None, 1]), "sigma": np.eye(3)}, r"mu of objects, expected real numbers.*numpy\.savez"),
+        ({"mu": np.array(["0", "1", "2"]), "sigma": np.eye(3)}, "mu of <U1, expected real numbers"),
+        ({"mu": np.zeros(3), "sigma": np.eye(3) + 0j}, "sigma of complex128, expected real numbers"),
+        ({"mu": np.zeros(3), "sigma": -SIGMA}, r"\(sigma\) .*negative variances.*make it again"),
+        ({"mu": np.zeros(3), "sigma": SIGMA - 2 * np.eye(3)}, "negative variances"),
+        ({"mu": np.zeros(3), "sigma": np.triu(SIGMA)}, r"\(sigma\) .*not symmetric.*make it again"),
     ],
 )
 def test_statistics_that_do_not_fit_are_refused(tmp_path, arrays, message):
     np.savez(tmp_path / "x.npz", **arrays)
     with pytest.raises(UserError, match=message):
         read_statistics(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_damaged_statistics_are_refused(tmp_path, save):
+    save(tmp_path / "x.npz", mu=np.zeros(64), sigma=np.cov(np.random.default_rng(0).normal(size=(64, 99))))
+    content = bytearray((tmp_path / "x.npz").read_bytes())
+    content[len(content) // 2] ^= 255
+    (tmp_path / "x.npz").write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.npz cannot be read as \.npz"):
+        read_statistics(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("kind", ["float64", ">f8", "float32", "float16"])
+def test_statistics_may_be_rounded_and_singular(tmp_path, kind):
+    rows = torch.randn(20, 48, generator=generator(0, "test.singular"), dtype=torch.float64).numpy()
+    np.savez(tmp_path / "x.npz", mu=rows.mean(0).astype(kind), sigma=np.cov(rows, rowvar=False).astype(kind))
+    assert read_statistics(tmp_path / "x.npz").gaussian.mean.shape == (48,)
 
 
 def test_statistics_of_another_network_are_refused(tmp_path):
