@@ -327,6 +327,40 @@ def test_what_cannot_be_measured_is_refused_in_one_line(mine: Path, pets: Path, 
     assert not list(mine.glob(".evaluating/*"))
 
 
+@pytest.mark.parametrize(
+    ("score", "why"),
+    [
+        ("cmmd", "feature network clip"),
+        ("classifier_heldout_accuracy", "classifier of the reference"),
+        ("class_accuracy", "labels of classes"),
+        ("inception_score", "logits"),
+        ("spatial_frechet_distance", "spatial features"),
+        ("clip_score", "captions"),
+    ],
+)
+def test_a_score_that_the_feature_space_cannot_give_is_refused_before_long_work(
+    mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, score: str, why: str
+) -> None:
+    monkeypatch.setattr(references, "_measure", _never)
+    monkeypatch.setattr(Model, "draw", _never)
+    asked = ["--features", "pixels", "--scores", "frechet_distance", score, "--out", tmp_path / "out"]
+    assert_refused(ditkit("evaluate", mine, *asked), f"score '{score}' cannot be computed", why, "leave it out")
+
+
+def _never(*args: Any, **kwargs: Any) -> None:
+    raise AssertionError("this would be long work")
+
+
+def test_a_score_that_the_samples_cannot_have_is_refused_before_they_are_measured(
+    pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = draw_images(tmp_path / "plain", [f"{i}.png" for i in range(9)])
+    monkeypatch.setattr(measuring, "collect", _never)
+    asked = ["--scores", "class_accuracy", "--out", tmp_path / "out"]
+    refused = ditkit("evaluate", plain, "--reference", pets, *asked)
+    assert_refused(refused, "'class_accuracy' cannot be computed", "labels of classes")
+
+
 def test_a_damaged_reference_is_measured_again(copied: Path, mine: Path) -> None:
     for path in (copied / "references").iterdir():
         path.write_bytes(b"damaged")

@@ -46,10 +46,22 @@ ONE_SET = (
 
 
 class Subject(Samples, Protocol):
-    """Samples, with what their protocol says of how they came to be."""
+    """Samples, with what their protocol says of how they came to be.
+
+    shape: (C, H, W). labels: (N,), and captions, one each; None where they have none.
+    """
 
     @property
     def protocol(self) -> dict[str, Any]: ...
+
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+
+    @property
+    def labels(self) -> Tensor | None: ...
+
+    @property
+    def captions(self) -> Sequence[str] | None: ...
 
 
 def reference(model: Model, source: str | None, space: Space | None = None) -> Reference:
@@ -126,7 +138,10 @@ def measure(
     """Draws (or reads) all samples and scores them; None in processes that do not lead.
 
     together: samples that are best made at once. store: keeps what is done. npz: a file for the images, as ADM's arr_0.
+    Raises UserError before anything is drawn where a score that was asked for by name cannot be had.
     """
+    labelled, captioned = subject.labels is not None, subject.captions is not None
+    against.check(subject.shape, len(subject), labelled=labelled, captioned=captioned)
     quantities = against.quantities
     side, first, seconds = Side(len(subject)), [], 0.0
     every = "images" in quantities or npz is not None

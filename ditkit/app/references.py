@@ -29,7 +29,7 @@ from ditkit.evaluate.measured import BATCH, Side, observe
 from ditkit.evaluate.networks.network import FeatureNetwork, as_rgb, load_network
 from ditkit.evaluate.npz import image_writer, read_statistics, statistics_of
 from ditkit.evaluate.reference import cached_reference, reference_fingerprint
-from ditkit.evaluate.suite import FEWEST, compare, needed, needed_of_samples, too_few
+from ditkit.evaluate.suite import FEWEST, check_possible, compare, needed, needed_of_samples, too_few
 
 MOST = 50_000
 """Real images that are measured against, at most; of a larger set, evenly spaced ones."""
@@ -86,6 +86,16 @@ class Reference:
     def quantities(self) -> tuple[str, ...]:
         """What is kept of samples for the space's scores and their standard errors."""
         return needed_of_samples(self.space.scores)
+
+    def check(self, shape: Sequence[int], count: int, *, labelled: bool, captioned: bool) -> None:
+        """Raises UserError for a score that was asked for by name and cannot be had of samples as these will be.
+
+        shape: (C, H, W). labelled, captioned: whether they have labels and captions.
+        """
+        labelled = labelled and self.labelled
+        check_possible(
+            self.space.scores, self.network, shape, count, real=self.side, labelled=labelled, captioned=captioned
+        )
 
     def scores(self, samples: Side) -> dict[str, dict[str, Any]]:
         """The suite's scores of samples that were measured with the same network."""
@@ -229,6 +239,7 @@ def _of_images(
 ) -> Reference:
     labels = _labels(images, classes, source)
     network = network_of(space, images, labels, len(classes), folder, device)
+    check_possible(space.scores, network, images.shape, len(images), labelled=labels is not None)
     seen = f"{fingerprint}, {len(images)} of {images.shape}, classes {classes if labels is not None else 'none'}"
     fingerprint = reference_fingerprint(seen, network, needed(space.scores))
     measure = functools.partial(_measure, images, labels, network, needed(space.scores))

@@ -64,6 +64,15 @@ class RunSamples:
     def __len__(self) -> int:
         return self.plan.num
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.model.shape
+
+    @property
+    def captions(self) -> None:
+        """None: a run's samples are drawn for classes or for nothing."""
+
     def part(self, rows: range, each: Each) -> Given:
         """See ``parts.Samples``."""
         labels = None if self.labels is None else self.labels[rows.start : rows.stop]
@@ -167,6 +176,11 @@ class FileSamples:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.images.shape
 
     def part(self, rows: range, each: Each) -> Given:
         """See ``parts.Samples``."""

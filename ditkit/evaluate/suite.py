@@ -7,12 +7,13 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ditkit.base.errors import UserError, unknown
 from ditkit.base.registry import members
 from ditkit.evaluate.images import check_images, check_same_shape, check_values
-from ditkit.evaluate.measured import Measured, Score, Side, measure
+from ditkit.evaluate.measured import Measured, Score, Side, measure, observe
 from ditkit.evaluate.networks.network import FeatureNetwork
 from ditkit.evaluate.requirements import Requirements, requirements_of
 from ditkit.evaluate.statistics import Moments
@@ -89,7 +90,7 @@ def compare(
         requirements = requirements_of(function)
         missing = requirements.missing(measured)
         if missing and scores is not None:
-            raise UserError(f"score {function.__name__!r} cannot be computed: {missing}; add them or leave it out")
+            raise _impossible(function, missing)
         if missing:
             continue
         for key, value in function(measured).items():
@@ -105,10 +106,46 @@ def check_enough(scores: Sequence[str] | None, count: int) -> None:
     for function in chosen(scores) if scores is not None else ():
         fewest = requirements_of(function).fewest
         if count < fewest:
-            raise UserError(
-                f"score {function.__name__!r} cannot be computed: {count} samples are too few, expected at least "
-                f"{fewest}; add some or leave it out"
-            )
+            raise _impossible(function, f"{count} samples are too few, expected at least {fewest}")
+
+
+def check_possible(
+    scores: Sequence[str] | None,
+    network: FeatureNetwork,
+    shape: Sequence[int],
+    count: int,
+    *,
+    real: Side | None = None,
+    labelled: bool = True,
+    captioned: bool = True,
+) -> None:
+    """Raises UserError, before long work, for a score that was asked for by name and that nothing of this kind gives.
+
+    shape, count: (C, H, W) of the samples and how many there will be. labelled, captioned: whether they have labels of
+    the network's classes, and captions. real: the reference; None where it is not measured yet, and then it is taken
+    to have what such samples would. What the network sees is asked of itself, by one blank image.
+    """
+    if scores is None:
+        return
+    generated = Side(count)
+    observe(
+        generated,
+        network,
+        torch.zeros(1, *shape, dtype=torch.uint8),
+        torch.zeros(1, dtype=torch.int64),
+        needed(scores),
+        labels=torch.zeros(1, dtype=torch.int64) if labelled else None,
+        captions=[""] if captioned else None,
+    )
+    generated.count = count
+    measured = Measured(real or generated, generated, network)
+    for function in chosen(scores):
+        if missing := requirements_of(function).missing(measured):
+            raise _impossible(function, missing)
+
+
+def _impossible(function: Any, why: str) -> UserError:
+    return UserError(f"score {function.__name__!r} cannot be computed: {why}; give what it needs or leave it out")
 
 
 def too_few(real: Side, generated: Side, network: FeatureNetwork) -> dict[str, str]:
