@@ -30,7 +30,7 @@ from ditkit.data.crops import Crop
 from ditkit.data.images import CENTRE, Images
 from ditkit.data.latents import LatentStore
 from ditkit.data.store import is_store
-from ditkit.evaluate.copies import FEWEST_HELDOUT, CopyReport, copy_report, feature_copy_report
+from ditkit.evaluate.copies import FEWEST_HELDOUT, CopyReport, copy_report, feature_copy_report, first_equal
 from ditkit.evaluate.measured import BATCH, Side
 from ditkit.evaluate.networks.network import FeatureNetwork, as_rgb
 from ditkit.evaluate.npz import image_writer
@@ -206,6 +206,7 @@ def copies(model: Model, samples: Tensor, network: FeatureNetwork) -> Copies | N
         return None
     training, heldout = _all(learned), _all(held)
     seen = [_features(images, network) for images in (samples, training, heldout)]
+    seen[1] = seen[1][first_equal(training)]  # those of equal images may differ by a rounding
     return Copies(training, copy_report(samples, training, heldout), feature_copy_report(*seen))
 
 
