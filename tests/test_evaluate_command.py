@@ -404,6 +404,17 @@ def test_the_same_pictures_under_other_names_are_told(pets: Path, tmp_path: Path
     assert "samples and reference are the same images" in said
 
 
+def test_samples_that_are_a_part_of_the_reference_are_told(pets: Path, tmp_path: Path) -> None:
+    new = draw_images(tmp_path / "new", [f"cat/new{i}.png" for i in range(5)])
+    for path in sorted((pets / "cat").iterdir())[3:9]:
+        shutil.copy(path, new / "cat")
+    said = made(ditkit("evaluate", new, "--reference", pets, "--out", tmp_path / "out")).out
+    assert "6 of 11 samples are images of the reference" in said
+    entry = read(tmp_path / "out")
+    assert "images of the reference" in entry["frechet_distance"]["note"]
+    assert "note" not in entry["class_accuracy"]
+
+
 def test_bits_per_dimension_stand_beside_the_scores_of_each_file_of_weights(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

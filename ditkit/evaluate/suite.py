@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ditkit.base.errors import UserError, unknown
 from ditkit.base.registry import members
+from ditkit.evaluate.features import among
 from ditkit.evaluate.images import check_images, check_same_shape, check_values
 from ditkit.evaluate.measured import Measured, Score, Side, measure, observe
 from ditkit.evaluate.networks.network import FeatureNetwork
@@ -20,6 +21,8 @@ from ditkit.evaluate.statistics import Moments
 
 FEWEST = 4
 """k + 1 for k = 3 neighbours: below it no score of the distribution has a meaning."""
+FEW_SHARED = 0.01
+"""Of the samples: so many may be images of the reference without a note."""
 SAME = "samples and reference are the same images: the score says nothing of a model"
 
 
@@ -84,7 +87,7 @@ def compare(
     Keys are the scores' published names in the network's feature space (``fid``), where they have one.
     """
     measured = Measured(real, generated, network)
-    same = SAME if same_images(real, generated) else None
+    same = SAME if same_images(real, generated) else _shared(real, generated)
     results: dict[str, dict[str, Any]] = {}
     for function in chosen(scores):
         requirements = requirements_of(function)
@@ -174,6 +177,16 @@ def same_images(a: Side, b: Side) -> bool:
     # Far above what rounding of float32 features does to them, far below what another draw of as many images does.
     near = 1e-6 * (spread + x.mean.norm())
     return bool((x.mean - y.mean).norm() <= near) and bool((spread - other).abs() <= near)
+
+
+def _shared(real: Side, generated: Side) -> str | None:
+    """What to know where some of the samples are images of the reference; None where hardly one is."""
+    if any("features" not in side.held for side in (real, generated)):
+        return None
+    found, count = int(among(generated.features, real.features).sum()), generated.count
+    if found <= FEW_SHARED * count:
+        return None
+    return f"{found} of {count} samples are images of the reference, by their features: the score flatters the model"
 
 
 def _with_notes(score: Score, notes: Sequence[str | None]) -> dict[str, Any]:
