@@ -361,6 +361,27 @@ def test_a_score_that_the_samples_cannot_have_is_refused_before_they_are_measure
     assert_refused(refused, "'class_accuracy' cannot be computed", "labels of classes")
 
 
+def test_other_words_for_the_same_drawing_are_one_protocol(mine: Path) -> None:
+    model = load_model(open_run(mine))
+    usual = dataclasses.replace(model.run.recipe.sample, solver="ddim", solver_options={}, grid="uniform")
+
+    def said(**changes: Any) -> dict[str, Any]:
+        return RunSamples.of(model, Plan(dataclasses.replace(usual, **changes), 8)).protocol["sampling"]
+
+    plain, steps = said(), usual.steps
+    assert plain["steps"] == steps
+    for same in (
+        {"steps": f"00{steps}"},
+        {"steps": f" {steps} "},
+        {"solver_options": {"eta": 0}},
+        {"solver_options": {"eta": "0.0"}},
+        {"grid_options": {"to_zero": "true", "t_max": 1.0}},
+    ):
+        assert said(**same) == plain, same
+    for other in ({"steps": "3"}, {"solver_options": {"eta": 0.5}}, {"grid_options": {"t_max": 0.9}}):
+        assert said(**other) == plain | other, other
+
+
 def test_a_damaged_reference_is_measured_again(copied: Path, mine: Path) -> None:
     for path in (copied / "references").iterdir():
         path.write_bytes(b"damaged")

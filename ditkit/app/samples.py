@@ -84,7 +84,9 @@ class RunSamples:
     def protocol(self) -> dict[str, Any]:
         """What the samples hang on besides the model."""
         plan, recipe = self.plan, self.model.run.recipe
-        sampling = dataclasses.asdict(plan.sampling)
+        denoiser = self.model.denoiser
+        start = denoiser.prediction.start(denoiser.path)
+        sampling = dataclasses.asdict(build.plain(plan.sampling, start))
         if not build.adaptive(plan.sampling.solver):
             del sampling["batch_size"]  # changes no image
         decay = decays(recipe.train).get(plan.weights)
