@@ -14,6 +14,7 @@ from ditkit.base.errors import UserError
 from ditkit.base.registry import members
 from ditkit.data import source as sources
 from ditkit.data.decode import Bad, Decoder
+from ditkit.data.loading import load_images
 from ditkit.data.source import open_source
 
 
@@ -345,3 +346,16 @@ def test_a_shard_cut_short_is_refused_by_its_name(tmp_path):
     content = Path(tarred(tmp_path / "b.tar", samples(3, 6))).read_bytes()
     (tmp_path / "b.tar").write_bytes(content[: 12 * 512])
     assert "b.tar' cannot be read" in refusal(tmp_path)
+
+
+def test_a_stored_array_with_a_flipped_byte_is_refused_when_it_is_read(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, np.arange(2 * 8 * 8, dtype=np.uint8).reshape(2, 8, 8), np.arange(2))
+    whole = path.read_bytes()
+    assert open_source(path).open(1).getpixel((0, 0)) == 64
+    place = whole.index(bytes(range(32)))
+    path.write_bytes(whole[:place] + b"\xff" + whole[place + 1 :])
+    with pytest.raises(UserError, match=r"a\.npz' cannot be read \(.*checksum.*save it again"):
+        open_source(path).open(1)
+    with pytest.raises(UserError, match="checksum"):
+        load_images(open_source(path))

@@ -301,8 +301,12 @@ def test_what_cannot_be_measured_is_refused_in_one_line(mine: Path, pets: Path, 
     np.savez(tmp_path / "nan.npz", arr_0=np.full((9, 8, 8, 3), np.nan, np.float32))
     np.savez(tmp_path / "floats.npz", arr_0=np.full((9, 8, 8, 3), 0.25, np.float32))
     np.savez(tmp_path / "cast.npz", arr_0=np.tile(np.arange(2, dtype=np.uint8), 9 * 96).reshape(9, 8, 8, 3))
+    np.savez(tmp_path / "black.npz", arr_0=np.zeros((9, 8, 8, 3), np.uint8))
+    np.savez(tmp_path / "grey.npz", arr_0=np.arange(9 * 192, dtype=np.uint8).reshape(9, 8, 8, 3))
     for args, *words in [
         ([few, "--reference", pets], "2 images", "at least 4"),
+        ([tmp_path / "black.npz", "--reference", pets], "black.npz are all of one value, 0", "before the cast"),
+        ([tmp_path / "grey.npz", "--reference", tmp_path / "black.npz"], "--reference", "all of one value, 0"),
         ([mine, "--reference", few], "2 images", "at least 4"),
         ([wide, "--reference", pets], "8x9", "8x8"),
         ([pets, "--reference", pets], "to be measured", "give other ones"),
@@ -374,6 +378,61 @@ def test_no_two_sizes_share_a_protocol(mine: Path) -> None:
     assert plain == same != other
 
 
+@pytest.mark.parametrize(
+    ("score", "why"),
+    [
+        ("cmmd", "feature network clip"),
+        ("classifier_heldout_accuracy", "classifier of the reference"),
+        ("class_accuracy", "labels of classes"),
+        ("inception_score", "logits"),
+        ("spatial_frechet_distance", "spatial features"),
+        ("clip_score", "captions"),
+    ],
+)
+def test_a_score_that_the_feature_space_cannot_give_is_refused_before_long_work(
+    mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, score: str, why: str
+) -> None:
+    monkeypatch.setattr(references, "_measure", _never)
+    monkeypatch.setattr(Model, "draw", _never)
+    asked = ["--features", "pixels", "--scores", "frechet_distance", score, "--out", tmp_path / "out"]
+    assert_refused(ditkit("evaluate", mine, *asked), f"score '{score}' cannot be computed", why, "leave it out")
+
+
+def _never(*args: Any, **kwargs: Any) -> None:
+    raise AssertionError("this would be long work")
+
+
+def test_a_score_that_the_samples_cannot_have_is_refused_before_they_are_measured(
+    pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = draw_images(tmp_path / "plain", [f"{i}.png" for i in range(9)])
+    monkeypatch.setattr(measuring, "collect", _never)
+    asked = ["--scores", "class_accuracy", "--out", tmp_path / "out"]
+    refused = ditkit("evaluate", plain, "--reference", pets, *asked)
+    assert_refused(refused, "'class_accuracy' cannot be computed", "labels of classes")
+
+
+def test_other_words_for_the_same_drawing_are_one_protocol(mine: Path) -> None:
+    model = load_model(open_run(mine))
+    usual = dataclasses.replace(model.run.recipe.sample, solver="ddim", solver_options={}, grid="uniform")
+
+    def said(**changes: Any) -> dict[str, Any]:
+        return RunSamples.of(model, Plan(dataclasses.replace(usual, **changes), 8)).protocol["sampling"]
+
+    plain, steps = said(), usual.steps
+    assert plain["steps"] == steps
+    for same in (
+        {"steps": f"00{steps}"},
+        {"steps": f" {steps} "},
+        {"solver_options": {"eta": 0}},
+        {"solver_options": {"eta": "0.0"}},
+        {"grid_options": {"to_zero": "true", "t_max": 1.0}},
+    ):
+        assert said(**same) == plain, same
+    for other in ({"steps": "3"}, {"solver_options": {"eta": 0.5}}, {"grid_options": {"t_max": 0.9}}):
+        assert said(**other) == plain | other, other
+
+
 def test_a_damaged_reference_is_measured_again(copied: Path, mine: Path) -> None:
     for path in (copied / "references").iterdir():
         path.write_bytes(b"damaged")
@@ -415,6 +474,17 @@ def test_the_same_pictures_under_other_names_are_told(pets: Path, tmp_path: Path
     (tmp_path / "again" / "cat" / "00.png").rename(tmp_path / "again" / "cat" / "x.png")
     said = made(ditkit("evaluate", tmp_path / "again", "--reference", pets, "--out", tmp_path / "out")).out
     assert "samples and reference are the same images" in said
+
+
+def test_samples_that_are_a_part_of_the_reference_are_told(pets: Path, tmp_path: Path) -> None:
+    new = draw_images(tmp_path / "new", [f"cat/new{i}.png" for i in range(5)])
+    for path in sorted((pets / "cat").iterdir())[3:9]:
+        shutil.copy(path, new / "cat")
+    said = made(ditkit("evaluate", new, "--reference", pets, "--out", tmp_path / "out")).out
+    assert "6 of 11 samples are images of the reference" in said
+    entry = read(tmp_path / "out")
+    assert "images of the reference" in entry["frechet_distance"]["note"]
+    assert "note" not in entry["class_accuracy"]
 
 
 def test_bits_per_dimension_stand_beside_the_scores_of_each_file_of_weights(

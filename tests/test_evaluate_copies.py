@@ -8,7 +8,7 @@ import torch
 from ditkit.base.errors import UserError
 from ditkit.base.rng import generator
 from ditkit.evaluate import copies
-from ditkit.evaluate.copies import copy_report, nearest
+from ditkit.evaluate.copies import copy_report, feature_copy_report, nearest
 
 
 def pictures(n: int, index: int, shape: tuple[int, ...] = (1, 8, 6)) -> torch.Tensor:
@@ -60,6 +60,19 @@ def test_exact_copies_are_found_where_the_training_images_repeat():
     training = pictures(40, 1).repeat(60, 1, 1, 1)
     report = copy_report(training[:3], training, pictures(50, 2))
     assert len(report.copies) == 3
+
+
+def test_altered_copies_are_found_where_the_training_images_repeat():
+    training, heldout = pictures(100, 1), pictures(60, 2)
+    noise = torch.randint(-8, 9, training[:20].shape, generator=generator(0, "test.altered"))
+    near = (training[:20].int() + noise).clamp(0, 255).to(torch.uint8)
+    samples = torch.cat([near, pictures(40, 3)])
+    once, often = (copy_report(samples, known, heldout) for known in (training, training.repeat(60, 1, 1, 1)))
+    assert often.copies.tolist() == once.copies.tolist() == list(range(20))
+    assert (often.training, often.ratio_threshold) == (6000, once.ratio_threshold)
+    assert torch.equal(often.rows, once.rows)  # the first of the equal ones
+    seen = [images.flatten(1).float() for images in (samples, training.repeat(60, 1, 1, 1), heldout)]
+    assert feature_copy_report(*seen).copies.tolist() == list(range(20))
 
 
 def test_real_images_that_are_in_the_data_twice_do_not_hide_copies():

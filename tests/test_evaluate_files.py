@@ -1,10 +1,12 @@
 """Files of the evaluation: ADM's batches and statistics, measured references; and metrics of pairs of images."""
 
 import dataclasses
+import io
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from ditkit.base.errors import UserError
@@ -33,6 +35,9 @@ class Pixels:
         self.counted.append(len(images))
         x = images.double()
         return Taps(F.avg_pool2d(x, 4).flatten(1).float(), x.mean((2, 3)).float(), x[:, :, ::3, ::3].flatten(1).float())
+
+
+SIGMA = np.array([[1.0, 0.5, 0.0], [0.5, 1.0, 0.3], [0.0, 0.3, 1.0]])
 
 
 def pictures(n: int, index: int = 0, size: int = 8) -> torch.Tensor:
@@ -130,12 +135,35 @@ def test_statistics_come_back_and_measure_the_same(tmp_path):
         ({"mu": np.zeros(3), "sigma": np.zeros((4, 4))}, r"\(3,\) and a covariance of \(4, 4\)"),
         ({"mu": np.full(3, np.nan), "sigma": np.eye(3)}, "not finite"),
         ({"mu": np.zeros(3)}, "holds mu, expected statistics"),
+        ({"mu": np.array([0, None, 1]), "sigma": np.eye(3)}, r"mu of objects, expected real numbers.*numpy\.savez"),
+        ({"mu": np.array(["0", "1", "2"]), "sigma": np.eye(3)}, "mu of <U1, expected real numbers"),
+        ({"mu": np.zeros(3), "sigma": np.eye(3) + 0j}, "sigma of complex128, expected real numbers"),
+        ({"mu": np.zeros(3), "sigma": -SIGMA}, r"\(sigma\) .*negative variances.*make it again"),
+        ({"mu": np.zeros(3), "sigma": SIGMA - 2 * np.eye(3)}, "negative variances"),
+        ({"mu": np.zeros(3), "sigma": np.triu(SIGMA)}, r"\(sigma\) .*not symmetric.*make it again"),
     ],
 )
 def test_statistics_that_do_not_fit_are_refused(tmp_path, arrays, message):
     np.savez(tmp_path / "x.npz", **arrays)
     with pytest.raises(UserError, match=message):
         read_statistics(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_damaged_statistics_are_refused(tmp_path, save):
+    save(tmp_path / "x.npz", mu=np.zeros(64), sigma=np.cov(np.random.default_rng(0).normal(size=(64, 99))))
+    content = bytearray((tmp_path / "x.npz").read_bytes())
+    content[len(content) // 2] ^= 255
+    (tmp_path / "x.npz").write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.npz cannot be read as \.npz"):
+        read_statistics(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("kind", ["float64", ">f8", "float32", "float16"])
+def test_statistics_may_be_rounded_and_singular(tmp_path, kind):
+    rows = torch.randn(20, 48, generator=generator(0, "test.singular"), dtype=torch.float64).numpy()
+    np.savez(tmp_path / "x.npz", mu=rows.mean(0).astype(kind), sigma=np.cov(rows, rowvar=False).astype(kind))
+    assert read_statistics(tmp_path / "x.npz").gaussian.mean.shape == (48,)
 
 
 def test_statistics_of_another_network_are_refused(tmp_path):
@@ -207,7 +235,43 @@ def test_floats_and_lost_fractions_are_told_apart():
     with pytest.raises(UserError, match=r"no values but \[0, 1, 255\]"):
         check_values("samples", torch.cat([bits, 255 * bits]))
     check_values("samples", 255 * bits)
-    check_values("samples", torch.zeros_like(bits))
+
+
+def jpeg(images: torch.Tensor, quality: int) -> torch.Tensor:
+    """Grey images (N, 1, H, W) as they come back from a JPEG."""
+    decoded = []
+    for image in images:
+        file = io.BytesIO()
+        Image.fromarray(image[0].numpy()).save(file, "JPEG", quality=quality)
+        decoded.append(torch.from_numpy(np.array(Image.open(file)))[None])
+    return torch.stack(decoded)
+
+
+def test_floats_that_were_cast_to_nothing_are_refused_and_pictures_of_few_values_are_not():
+    draws = generator(0, "test.cast")
+    x, z = torch.rand(40, 1, 24, 24, generator=draws), torch.randn(40, 1, 24, 24, generator=draws)
+    wide = F.avg_pool2d(z, 9, 1, 4) * 9  # in patches, as pictures are: about as far from 0 as z
+    for images in (x.to(torch.uint8), (2 * x - 1).to(torch.int8).to(torch.uint8), torch.full((4, 3, 8, 8), 7).byte()):
+        with pytest.raises(UserError, match=r"are all of one value, [07]; expected 0\.\.255"):
+            check_values("samples", images)
+    skewed = torch.where(wide > 0, 1.5 * wide, wide)  # as standardised pictures are
+    for values in (0.8 * z, z, 2 * z, wide, skewed, torch.cat([wide, 2 * wide]).round(), (z - 0.1).round()):
+        with pytest.raises(UserError, match=r"within \d+ of 0 or of 255.*negative"):
+            check_values("samples", values.to(torch.int64).to(torch.uint8))
+    drawn = [255 * (wide > limit).byte() for limit in (-1, 0, 0.5, 0.8, 1, 1.2, 2)]  # from mostly white to mostly black
+    pictures_of_few = [
+        *drawn,
+        *[jpeg(images, quality) for images in drawn for quality in (75, 95, 97, 98)],
+        *[(images + deviation * z).round().clamp(0, 255).byte() for images in drawn for deviation in (0.5, 1, 1.5)],
+        85 * (2 + wide).clamp(0, 3).byte(),  # four greys
+        (2 + wide).clamp(0, 3).byte(),  # numbers of classes
+        (250 + 2 * wide).clamp(0, 255).byte(),  # nearly white
+        (4 + wide).clamp(0, 255).byte() | 255 * (z > 3).byte(),  # a night with stars
+        torch.cat([torch.zeros(1, 1, 24, 24), 255 * x[:9]]).byte(),  # one that is black
+        torch.arange(4).byte()[:, None, None, None].expand(4, 1, 8, 8),  # each of one value, but not of the same
+    ]
+    for images in pictures_of_few:
+        check_values("samples", images)
 
 
 def test_scores_say_what_they_need_and_refuse_too_few():

@@ -218,9 +218,10 @@ def test_a_new_score_is_one_new_file(bars, trained, monkeypatch, tmp_path):
         "    return value\n"
     )
     monkeypatch.setattr(scores, "__path__", [*scores.__path__, str(tmp_path)])
-    black = torch.zeros_like(pictures(9)[0])
-    result = evaluate_samples(black, None, *bars, trained, scores=["brightness"], progress=False)
-    assert result == {"brightness": {"value": 0.0, "samples": 1}}
+    half = torch.zeros_like(pictures(9)[0])
+    half[:, :, :4] = 255
+    result = evaluate_samples(half, None, *bars, trained, scores=["brightness"], progress=False)
+    assert result == {"brightness": {"value": 0.5, "samples": 1}}
     assert "helper" not in suite.available()
     with pytest.raises(UserError, match="did you mean 'brightness'"):
         suite.chosen(["brightnes"])

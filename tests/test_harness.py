@@ -73,6 +73,21 @@ def test_a_case_takes_its_numbers_from_the_index(tmp_path: Path) -> None:
     assert adapter_of("of_another_kind") is None
 
 
+def test_a_case_of_features_may_be_recorded_at_any_neighbourhoods(tmp_path: Path) -> None:
+    draws = torch.Generator().manual_seed(0)
+    rows = torch.arange(8).view(2, 4)
+    inputs = {f"in.features_{i}": torch.randn(12, 3, generator=draws) for i in (1, 2)}
+    save_file(inputs | {"in.kid_idx1": rows, "in.kid_idx2": rows.clone()}, tmp_path / "features.safetensors")
+    adapter = adapter_of("metrics_features")
+    assert adapter is not None
+    at_3, at_5 = (
+        adapter(Case("metrics_features", tmp_path, {"file": "features.safetensors", "config": {"neighborhoods": ks}}))
+        for ks in ([3], [5, 2])
+    )
+    assert torch.equal(at_5["adm_pr.f64"], at_3["adm_pr.f64"])
+    assert {"prc.k5", "prc.k2"} < set(at_5)
+
+
 def test_where_a_reference_is_known_to_be_wrong_the_exact_value_decides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

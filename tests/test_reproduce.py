@@ -295,6 +295,21 @@ def test_like_another_one_but_for_what_is_said(tmp_path: Path) -> None:
     assert load_protocol(str(deeper)).pinned.recipe.sample.solver_options == {"b": 2}
 
 
+def test_a_protocol_of_ones_own_is_found_in_the_folder_of_protocols(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "protocols").mkdir()
+    (tmp_path / "protocols" / "mine.yaml").write_text("like: digits\nabout: of the folder of protocols\n")
+    for name in ("mine", "mine.yaml", "protocols/mine.yaml"):
+        found = load_protocol(name)
+        assert (found.name, found.pinned.about) == ("mine", "of the folder of protocols")
+        assert found.pinned.weights == load_protocol("digits").pinned.weights
+    (tmp_path / "mine.yaml").write_text("like: digits\nabout: beside\n")
+    assert load_protocol("mine.yaml").pinned.about == "beside"
+    assert_refused(ditkit("reproduce", "none.yaml"), "protocol none.yaml", "does not exist", "protocols")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

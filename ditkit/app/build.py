@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -173,14 +174,45 @@ def grid(sampling: Sampling, path: Path, start: float = 1.0) -> torch.Tensor:
     """
     function = _find("grid", sampling.grid)
     given = _options("grid", sampling.grid, function, sampling.grid_options)
-    if "t_max" in registry.options(function):
-        given = {"t_max": start, **given}
-    steps = sampling.steps.strip()
+    given = _starting(function, start) | given
+    steps = _steps(sampling)
     if not steps:
         raise UserError(f"steps {sampling.steps!r}: expected a number (50), sections (10,15,20) or a stride (ddim50)")
     if sampling.grid != "uniform" and not steps.isdecimal():
         raise UserError(f"--steps {steps}: the grid {sampling.grid} takes a number of steps")
     return check(function(path, int(steps) if steps.isdecimal() else steps, **given))
+
+
+def _starting(grid: Callable[..., Any], start: float) -> dict[str, float]:
+    """The options of a grid that follow from where sampling begins."""
+    return {"t_max": start} if "t_max" in registry.options(grid) else {}
+
+
+def _steps(sampling: Sampling) -> str:
+    """The steps as they are counted: "4" for "04"."""
+    steps = sampling.steps.strip()
+    return str(int(steps)) if steps.isdecimal() else steps
+
+
+def plain(sampling: Sampling, start: float = 1.0) -> Sampling:
+    """The settings in the fewest words: steps without padding, options without those that are as they would be anyway.
+
+    start: see ``grid``.
+    """
+    solver, grid = _find("solver", sampling.solver), _find("grid", sampling.grid)
+    solver_options = _unusual("solver", sampling.solver, solver, sampling.solver_options, {})
+    grid_options = _unusual("grid", sampling.grid, grid, sampling.grid_options, _starting(grid, start))
+    return dataclasses.replace(
+        sampling, steps=_steps(sampling), solver_options=solver_options, grid_options=grid_options
+    )
+
+
+def _unusual(
+    kind: str, name: str, method: Callable[..., Any], given: Mapping[str, Any], usual: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The given options, as they are, that differ from the usual ones, or else from the method's defaults."""
+    defaults = {**{key: option.default for key, option in registry.options(method).items()}, **usual}
+    return {k: given[k] for k, v in _options(kind, name, method, given).items() if v != defaults[k]}
 
 
 def adaptive(solver: str) -> bool:

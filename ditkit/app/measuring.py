@@ -30,7 +30,7 @@ from ditkit.data.crops import Crop
 from ditkit.data.images import CENTRE, Images
 from ditkit.data.latents import LatentStore
 from ditkit.data.store import is_store
-from ditkit.evaluate.copies import FEWEST_HELDOUT, CopyReport, copy_report, feature_copy_report
+from ditkit.evaluate.copies import FEWEST_HELDOUT, CopyReport, copy_report, feature_copy_report, first_equal
 from ditkit.evaluate.measured import BATCH, Side
 from ditkit.evaluate.networks.network import FeatureNetwork, as_rgb
 from ditkit.evaluate.npz import image_writer
@@ -46,10 +46,22 @@ ONE_SET = (
 
 
 class Subject(Samples, Protocol):
-    """Samples, with what their protocol says of how they came to be."""
+    """Samples, with what their protocol says of how they came to be.
+
+    shape: (C, H, W). labels: (N,), and captions, one each; None where they have none.
+    """
 
     @property
     def protocol(self) -> dict[str, Any]: ...
+
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+
+    @property
+    def labels(self) -> Tensor | None: ...
+
+    @property
+    def captions(self) -> Sequence[str] | None: ...
 
 
 def reference(model: Model, source: str | None, space: Space | None = None) -> Reference:
@@ -126,7 +138,10 @@ def measure(
     """Draws (or reads) all samples and scores them; None in processes that do not lead.
 
     together: samples that are best made at once. store: keeps what is done. npz: a file for the images, as ADM's arr_0.
+    Raises UserError before anything is drawn where a score that was asked for by name cannot be had.
     """
+    labelled, captioned = subject.labels is not None, subject.captions is not None
+    against.check(subject.shape, len(subject), labelled=labelled, captioned=captioned)
     quantities = against.quantities
     side, first, seconds = Side(len(subject)), [], 0.0
     every = "images" in quantities or npz is not None
@@ -191,6 +206,7 @@ def copies(model: Model, samples: Tensor, network: FeatureNetwork) -> Copies | N
         return None
     training, heldout = _all(learned), _all(held)
     seen = [_features(images, network) for images in (samples, training, heldout)]
+    seen[1] = seen[1][first_equal(training)]  # those of equal images may differ by a rounding
     return Copies(training, copy_report(samples, training, heldout), feature_copy_report(*seen))
 
 

@@ -24,12 +24,12 @@ from ditkit.data.loading import load_images
 from ditkit.data.source import open_source
 from ditkit.data.store import is_store
 from ditkit.evaluate.classifier import Classifier, cached_classifier
-from ditkit.evaluate.images import check_same_shape, check_values
+from ditkit.evaluate.images import check_same_shape, check_values, looked_at
 from ditkit.evaluate.measured import BATCH, Side, observe
 from ditkit.evaluate.networks.network import FeatureNetwork, as_rgb, load_network
 from ditkit.evaluate.npz import image_writer, read_statistics, statistics_of
 from ditkit.evaluate.reference import cached_reference, reference_fingerprint
-from ditkit.evaluate.suite import FEWEST, compare, needed, needed_of_samples, too_few
+from ditkit.evaluate.suite import FEWEST, check_possible, compare, needed, needed_of_samples, too_few
 
 MOST = 50_000
 """Real images that are measured against, at most; of a larger set, evenly spaced ones."""
@@ -86,6 +86,16 @@ class Reference:
     def quantities(self) -> tuple[str, ...]:
         """What is kept of samples for the space's scores and their standard errors."""
         return needed_of_samples(self.space.scores)
+
+    def check(self, shape: Sequence[int], count: int, *, labelled: bool, captioned: bool) -> None:
+        """Raises UserError for a score that was asked for by name and cannot be had of samples as these will be.
+
+        shape: (C, H, W). labelled, captioned: whether they have labels and captions.
+        """
+        labelled = labelled and self.labelled
+        check_possible(
+            self.space.scores, self.network, shape, count, real=self.side, labelled=labelled, captioned=captioned
+        )
 
     def scores(self, samples: Side) -> dict[str, dict[str, Any]]:
         """The suite's scores of samples that were measured with the same network."""
@@ -173,6 +183,7 @@ def _images(source: str, shape: tuple[int, int, int], resize: bool, crop: Crop) 
         raise UserError(f"--reference {source} has {len(images)} images, expected at least {FEWEST}: add images")
     first = images.get(torch.zeros(1).long())
     check_same_shape("samples", torch.empty(1, *shape), f"images of --reference {source}", first)
+    check_values(f"images of --reference {source}", images.get(looked_at(len(images))))
     return evenly(images, MOST), origin(source)
 
 
@@ -228,6 +239,7 @@ def _of_images(
 ) -> Reference:
     labels = _labels(images, classes, source)
     network = network_of(space, images, labels, len(classes), folder, device)
+    check_possible(space.scores, network, images.shape, len(images), labelled=labels is not None)
     seen = f"{fingerprint}, {len(images)} of {images.shape}, classes {classes if labels is not None else 'none'}"
     fingerprint = reference_fingerprint(seen, network, needed(space.scores))
     measure = functools.partial(_measure, images, labels, network, needed(space.scores))
@@ -259,8 +271,6 @@ def _measure(images: Images, labels: Tensor | None, network: FeatureNetwork, qua
     side = Side(len(images))
     for rows in tqdm(torch.arange(len(images)).split(BATCH), "features of the reference", delay=2, leave=False):
         batch = images.get(rows)
-        if not side.count:
-            check_values("reference images", batch)
         observe(side, network, batch, rows, quantities, labels=None if labels is None else labels[rows])
     return side
 

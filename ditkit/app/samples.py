@@ -24,7 +24,7 @@ from ditkit.data.loading import load_images
 from ditkit.data.preprocess import has_alpha, upright_size
 from ditkit.data.source import Source, open_source
 from ditkit.encoders.autoencoder import Identity
-from ditkit.evaluate.images import check_values
+from ditkit.evaluate.images import check_values, looked_at
 from ditkit.evaluate.parts import Each, Given
 from ditkit.evaluate.suite import FEWEST
 from ditkit.train.ema import MAIN, decays
@@ -64,6 +64,15 @@ class RunSamples:
     def __len__(self) -> int:
         return self.plan.num
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.model.shape
+
+    @property
+    def captions(self) -> None:
+        """None: a run's samples are drawn for classes or for nothing."""
+
     def part(self, rows: range, each: Each) -> Given:
         """See ``parts.Samples``."""
         labels = None if self.labels is None else self.labels[rows.start : rows.stop]
@@ -75,7 +84,9 @@ class RunSamples:
     def protocol(self) -> dict[str, Any]:
         """What the samples hang on besides the model."""
         plan, recipe = self.plan, self.model.run.recipe
-        sampling = described(plan.sampling)
+        denoiser = self.model.denoiser
+        start = denoiser.prediction.start(denoiser.path)
+        sampling = described(build.plain(plan.sampling, start))
         if not build.adaptive(plan.sampling.solver):
             del sampling["batch_size"]  # changes no image
         decay = decays(recipe.train).get(plan.weights)
@@ -168,7 +179,7 @@ class FileSamples:
         images = _without_sheet(opened, load_images(opened, channels=_channels(opened, seen)), seen)
         if len(images) < FEWEST:
             raise UserError(f"{source} has {len(images)} images, expected at least {FEWEST} (better 1,000): add some")
-        check_values(f"images of {source}", images.get(torch.arange(min(64, len(images)))))
+        check_values(f"images of {source}", images.get(looked_at(len(images))))
         captions = None if opened.captions is None else tuple(str(opened.captions[i]) for i in images.indices.tolist())
         return cls(images, images.labels, captions, opened.fingerprint())
 
@@ -185,6 +196,11 @@ class FileSamples:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.images.shape
 
     def part(self, rows: range, each: Each) -> Given:
         """See ``parts.Samples``."""

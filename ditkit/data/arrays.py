@@ -37,14 +37,13 @@ class Arrays(Plain):
     def __init__(self, spec: str) -> None:
         self.spec = spec
         self._path = expanded(spec)
+        self._whole = self._path.suffix.lower() == ".npy"  # which has no checksum
         try:
             arrays = _members(self._path)
         except (BrokenZipError, zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError) as error:
-            reason = "it is pickled" if "pickle" in str(error) else " ".join(str(error).split())
-            raise UserError(
-                f"array {spec!r} cannot be read ({reason}): expected a whole .npy or .npz of uint8; save it again"
-            ) from error
-        self._pixels = _pixels(_pick(arrays, _IMAGES, spec), spec)  # NHWC
+            raise self._unreadable(error) from error
+        self._called = _pick(arrays, _IMAGES, spec)
+        self._pixels = _pixels(arrays[self._called], spec)  # NHWC
         self.classes, self.labels = self._classes(arrays)
 
     @classmethod
@@ -61,9 +60,31 @@ class Arrays(Plain):
         return f"{self._path.name}[{i}]"
 
     def open(self, i: int) -> Image.Image:
-        """Picture i."""
+        """Picture i. Raises UserError where the file is damaged: at the first picture all are looked at."""
+        self._check()
         pixels = np.ascontiguousarray(self._pixels[i])
         return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+    def _check(self) -> None:
+        """Holds stored pictures against their checksum, once: mapped into memory, they are read without it."""
+        if self._whole:
+            return
+        entries = Entries()
+        with self._path.open("rb") as file:
+            at = FileAt(file)
+            try:
+                place = {name: i for i, name in enumerate(entries.read(at))}.get(f"{self._called}.npy")
+                if place is not None and entries.start(at, place) is not None:
+                    entries.check(at, place)
+            except (BrokenZipError, OSError) as error:
+                raise self._unreadable(error) from error
+        self._whole = True
+
+    def _unreadable(self, error: Exception) -> UserError:
+        reason = "it is pickled" if "pickle" in str(error) else " ".join(str(error).split())
+        return UserError(
+            f"array {self.spec!r} cannot be read ({reason}): expected a whole .npy or .npz of uint8; save it again"
+        )
 
     def fingerprint(self) -> str:
         """Digest of the file's size and time of change; of a .npz the names, sizes and CRCs of its arrays."""
@@ -126,12 +147,11 @@ def _mapped(path: Path, start: int) -> np.ndarray:
         return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")
 
 
-def _pick(arrays: dict[str, np.ndarray], names: tuple[str, ...], spec: str) -> np.ndarray:
-    if set(arrays) == {""}:
-        return arrays[""]
-    for name in names:
+def _pick(arrays: dict[str, np.ndarray], names: tuple[str, ...], spec: str) -> str:
+    """What the file calls its images."""
+    for name in ("", *names):
         if name in arrays:
-            return arrays[name]
+            return name
     found = ", ".join(f"{name!r} {array.shape}" for name, array in arrays.items()) or "nothing"
     raise UserError(f"array {spec!r} holds {found}: expected the images as 'arr_0' or 'images'; rename them")
 

@@ -123,6 +123,14 @@ class Entries:
             raise BrokenZipError("its checksum does not fit")
         return content
 
+    def check(self, file: FileAt, i: int) -> None:
+        """Raises BrokenZipError where the content of entry i, stored as it is, does not have its checksum."""
+        begin, crc = self._begin(file, i), 0
+        for at in range(0, self.size[i], _PIECE):
+            crc = zlib.crc32(file.read(begin + at, min(_PIECE, self.size[i] - at)), crc)
+        if crc != self.crc[i]:
+            raise BrokenZipError("its checksum does not fit")
+
     def start(self, file: FileAt, i: int) -> int | None:
         """The place of entry i's content in the file; None when it is compressed or encrypted."""
         plain = self.method[i] == 0 and not self.flags[i] & ENCRYPTED

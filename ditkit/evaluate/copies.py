@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +52,13 @@ def nearest(queries: Tensor, references: Tensor, k: int = 1, *, progress: bool =
         found.append((squared[:, :k], rows.gather(1, best)[:, :k]))
     squared, rows = (torch.cat(parts) for parts in zip(*found, strict=True))
     return (squared.double().sqrt() / 127.5).float(), rows
+
+
+def first_equal(rows: Tensor) -> Tensor:
+    """The number of the first row that equals each of the rows (N, ...): (N,) int64; told by their digests."""
+    first: dict[bytes, int] = {}
+    every = enumerate(rows.flatten(1).contiguous().cpu().numpy())
+    return torch.tensor([first.setdefault(hashlib.blake2b(row, digest_size=16).digest(), i) for i, row in every])
 
 
 @dataclass(frozen=True)
@@ -139,6 +147,7 @@ def copy_report(
     - nearer, in proportion to the mean distance of its 50 nearest (the scale of the place: digits of one class lie
       close together, and a bland sample lies close to many), than a third of what that is for a middling held-out
       image, and than for all but 1% of them.
+    Training images that are equal count once.
     Held-out images that equal a training image (data often holds an image twice) are left out of the calibration,
     and the 1% leaves room for near-duplicates. pairs: neighbours kept for pictures.
     Raises UserError on other types or sizes, on fewer than 20 held-out or 2 training images, or when most
@@ -163,14 +172,18 @@ def _report(
             f"{len(heldout)} held-out and {len(training)} training images are too few to know a copy, "
             f"expected at least {FEWEST_HELDOUT} and 2: hold out more of the data"
         )
-    k = min(max(NEIGHBOURHOOD, pairs), len(training))
-    real, _ = near(heldout, training, k, progress=progress)
+    # Images that the training data holds often count once: else they would be the whole neighbourhood, which tells
+    # nothing of the scale of the place.
+    first = first_equal(training).unique()
+    once = training if len(first) == len(training) else training[first]
+    k = min(max(NEIGHBOURHOOD, pairs), len(once))
+    real, _ = near(heldout, once, k, progress=progress)
     if real[:, 0].median() == 0:
         raise UserError(
             "more than half of the held-out images are among the training images, expected real images apart from "
             "them: give those that the model was not trained on"
         )
-    distances, rows = near(samples, training, k, progress=progress)
+    distances, rows = near(samples, once, k, progress=progress)
     real_ratio, ratio = _ratio(real), _ratio(distances)
     apart = real[:, 0] > 0
     distance_threshold = _quantile(real[apart, 0], 0.01)
@@ -188,7 +201,7 @@ def _report(
         distance_threshold=distance_threshold,
         ratio_threshold=ratio_threshold,
         distances=distances[:, :pairs],
-        rows=rows[:, :pairs],
+        rows=first[rows[:, :pairs]],
         ratios=ratio,
         nearest_heldout=real[:, 0],
     )

@@ -8,8 +8,12 @@ import torch
 from torch import Tensor
 
 from ditkit.base.errors import UserError
-from ditkit.evaluate.frechet import Gaussian, frechet_gaussian
+from ditkit.base.rng import generator
+from ditkit.evaluate.frechet import ROWS, Gaussian, frechet_gaussian
 from ditkit.evaluate.statistics import Moments, SplitEntropies, check_finite
+
+ROUNDING = 1e-5
+"""Of a feature's length: what the order of a network's sums does to it, at most."""
 
 
 def gaussian_of(features: Tensor) -> Gaussian:
@@ -50,6 +54,27 @@ def inception_score(logits: Tensor, split: Tensor) -> InceptionScore:
 def accuracy(logits: Tensor, labels: Tensor) -> float:
     """Fraction in 0..1 of rows of logits (N, K) that are largest at the label (N,)."""
     return (logits.argmax(1) == labels).double().mean().item()
+
+
+def among(queries: Tensor, references: Tensor) -> Tensor:
+    """Which queries (M, D) equal one of the references (N, D) up to rounding: (M,) bool. Cheap: no pairwise distances.
+
+    Rows that are equal have equal products with any direction, so only references whose product with one is as near as
+    that are looked at. Raises UserError on different widths, or values that are not finite.
+    """
+    check_features(queries, references, fewest=1)
+    direction = torch.randn(queries.shape[1], dtype=torch.float64, generator=generator(0, "evaluate.among"))
+    along, places = (torch.cat([part.double() @ direction for part in x.split(ROWS)]) for x in (queries, references))
+    places, order = places.sort()
+    near = ROUNDING * queries.norm(dim=1)
+    # A difference's product is normal with its length as the deviation: six of them leave nothing out.
+    first, last = torch.searchsorted(places, along - 6 * near), torch.searchsorted(places, along + 6 * near, right=True)
+    found = torch.zeros(len(queries), dtype=torch.bool)
+    while len(left := (~found & (first < last)).nonzero()[:, 0]):
+        apart = queries[left] - references[order[first[left]]]
+        found[left] = apart.norm(dim=1) <= near[left]
+        first[left] += 1
+    return found
 
 
 def check_features(a: Tensor, b: Tensor, fewest: int) -> None:

@@ -9,6 +9,11 @@ from torch import Tensor
 
 from ditkit.base.errors import UserError
 
+LOOKED_AT = 64
+"""Images whose values are looked at."""
+NEAR = 12
+"""Whole numbers about 0 that normal ones become, at most: six standard deviations of 2."""
+
 
 def check_images(what: str, images: Tensor) -> None:
     """Raises UserError unless ``images`` is uint8 (N, C, H, W) with N >= 1; C: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA.
@@ -27,17 +32,58 @@ def check_images(what: str, images: Tensor) -> None:
         raise UserError(f"{what} have shape {tuple(images.shape)}, expected at least one image with at least one pixel")
 
 
-def check_values(what: str, images: Tensor) -> None:
-    """Raises UserError when uint8 ``images`` look like floats that lost their fractions: nothing but 0, 1 and 255.
+def looked_at(count: int) -> Tensor:
+    """Rows of the images, evenly spaced, by which ``check_values`` judges a set of so many."""
+    return torch.linspace(0, count - 1, min(count, LOOKED_AT)).long()
 
-    Floats in [0, 1] become 0 and 1, those in [-1, 1] 0, 1 and 255. Looks at the first 64 images.
+
+def check_values(what: str, images: Tensor) -> None:
+    """Raises UserError when the values of uint8 ``images`` are what is left of floats that were cast without scaling.
+
+    Of floats in [0, 1) or (-1, 1) one value is left in all images, of those in [0, 1] or [-1, 1] 0, 1 and 255, and of
+    numbers spread about 0 what lies near 0 and near 255 (see ``_wrapped``). Looks at 64 of the images.
     """
-    first = images[:64]
-    if bool((first == 1).any()) and bool(((first <= 1) | (first == 255)).all()):
+    some = images[looked_at(len(images)).to(images.device)]
+    values = some.flatten().bincount(minlength=256).nonzero()[:, 0].tolist()
+    if len(values) == 1:
         raise UserError(
-            f"{what} have no values but {first.unique().tolist()}, expected 0..255: they look like floats in [0, 1] or "
+            f"{what} are all of one value, {values[0]}; expected 0..255: floats in [0, 1) or (-1, 1) become so when "
+            "they are cast to uint8; scale to 0..255 before the cast, or give images that show something"
+        )
+    if 1 in values and set(values) <= {0, 1, 255}:
+        raise UserError(
+            f"{what} have no values but {values}, expected 0..255: they look like floats in [0, 1] or "
             "[-1, 1] cast to uint8; scale to 0..255 before the cast"
         )
+    if _wrapped(some):
+        farthest = max(min(value, 255 - value) for value in values)
+        raise UserError(
+            f"{what} have no values but those within {farthest} of 0 or of 255, expected 0..255: they look like floats "
+            "about 0 cast to uint8, where negative numbers are counted down from 256; scale to 0..255, round and clamp "
+            "before the cast"
+        )
+
+
+def _wrapped(images: Tensor) -> bool:
+    """Whether images (N, C, H, W) hold whole numbers about 0, of which -1 has become 255, -2 254, and so on.
+
+    Those are near 0, and the same below it as above: about as many -1 as 1, and as often side by side. Black and white
+    pictures with noise, as from a JPEG, have their values near 0 and 255 too, perhaps as many 255 as 1; but then
+    what is white lies together, and what is nearly black lies scattered.
+    """
+    signed = images.view(torch.int8)
+    if signed.min() < -NEAR or signed.max() > NEAR:
+        return False
+    zeros, ones, others = (int((signed == value).sum()) for value in (0, 1, -1))
+    if not _alike(ones, others) or zeros < max(ones, others):
+        return False
+    beside = [((side[..., 1:] & side[..., :-1]).sum() / side.sum()).item() for side in (signed > 0, signed < 0)]
+    return _alike(*beside)
+
+
+def _alike(a: float, b: float) -> bool:
+    """Whether two numbers are above 0, and neither is over one and a half times the other."""
+    return 0 < max(a, b) <= 1.5 * min(a, b)
 
 
 def check_same_shape(what: str, images: Tensor, other: str, others: Tensor) -> None:

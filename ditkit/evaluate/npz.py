@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from ditkit.evaluate.measured import Side
 
 IMAGES = "arr_0"
 MOMENTS = {"moments": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
+ROUNDING = 1e-3
+"""Of the largest: what rounding to few digits does to a covariance, at most."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def read_statistics(path: Path | str) -> Side:
     """The statistics of a reference file as a side: "moments" and, where they are there, "spatial".
 
     Its count is that of the file's own images where it has some, else 0: the statistics do not say. Raises UserError
-    when there are none, or they do not fit together, or are not finite.
+    when there are none, or the file is damaged, or they do not fit together, or no distribution has such ones.
     """
     path, held = Path(path), {}
     with _archive(path):
@@ -134,7 +137,7 @@ def read_statistics(path: Path | str) -> Side:
     with np.load(path, allow_pickle=False) as arrays:
         for quantity, (mean, covariance) in MOMENTS.items():
             if mean in arrays and covariance in arrays:
-                held[quantity] = _gaussian(path, arrays[mean], arrays[covariance])
+                held[quantity] = _gaussian(path, *(_numbers(path, arrays, name) for name in (mean, covariance)))
         if not held:
             names = ", ".join(arrays.files) or "nothing"
             raise UserError(f"{path} holds {names}, expected statistics as mu and sigma: measure its images instead")
@@ -169,9 +172,39 @@ def _gaussian(path: Path, mean: np.ndarray, covariance: np.ndarray) -> Gaussian:
         )
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise UserError(f"{path} has statistics that are not finite: make them again from the images")
-    return Gaussian.of_moments(
-        torch.from_numpy(mean.astype(np.float64)), torch.from_numpy(covariance.astype(np.float64))
-    )
+    apart, largest = np.abs(covariance - covariance.T).max(initial=0), np.abs(covariance).max(initial=0)
+    if apart > ROUNDING * largest:
+        raise UserError(
+            f"{path} has a covariance (sigma) that is not symmetric: entries that should be equal are {apart:.3g} "
+            f"apart, the largest being {largest:.3g}; make it again from the images"
+        )
+    found = Gaussian.of_moments(torch.from_numpy(mean), torch.from_numpy(covariance))
+    # The factor leaves negative eigenvalues out: what it has more than the trace is their sum.
+    variance = found.factor.square().sum().item()
+    negative = variance - np.trace(covariance)
+    if negative > ROUNDING * max(variance, negative):
+        raise UserError(
+            f"{path} has a covariance (sigma) with negative variances (-{negative:.3g} in sum, beside {variance:.3g}), "
+            "expected none below 0: make it again from the images"
+        )
+    return found
+
+
+def _numbers(path: Path, arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    """One of the file's arrays as float64. Raises UserError where it cannot be read or holds no real numbers."""
+    try:
+        array = arrays[name]
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
+        if "pickle" not in str(error):
+            raise _damaged(path, error) from error
+        kind = "objects"
+    else:
+        if not isinstance(array, np.ndarray):  # numpy gives the bytes of what it does not know
+            raise _damaged(path, f"{name} is no array")
+        if array.dtype.kind in "fiu":
+            return array.astype(np.float64)
+        kind = array.dtype.str.lstrip("|") if array.dtype.kind in "US" else str(array.dtype)
+    raise UserError(f"{path} holds {name} of {kind}, expected real numbers: save them by numpy.savez as float64")
 
 
 def _archive(path: Path) -> zipfile.ZipFile:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ditkit.base.errors import UserError
 from ditkit.evaluate.measured import QUANTITIES, Measured, Score
+from ditkit.evaluate.networks.network import FeatureNetwork
 
 Function = Callable[[Measured], dict[str, Score]]
 
@@ -18,6 +19,7 @@ class Requirements:
     errors: those of the samples that its standard error is computed from besides.
     fewest: images of every side it needs, below which it has no meaning. enough: images from which its bias no longer
     matters, also as a function of what was measured. bias: what fewer do to it, to follow "with 200 images ".
+    space: what feature space it needs besides, to follow "it needs "; None where a network is such a one.
     """
 
     samples: tuple[str, ...] = ()
@@ -26,6 +28,7 @@ class Requirements:
     fewest: int = 1
     enough: Callable[[Measured], int] = lambda measured: 0
     bias: str = ""
+    space: Callable[[FeatureNetwork], str | None] = lambda network: None
 
     def missing(self, measured: Measured) -> str | None:
         """Why the score cannot be computed, in words; None when it can."""
@@ -38,6 +41,8 @@ class Requirements:
         return f"{self.images(measured)} images are too few, expected at least {self.fewest}"
 
     def _lacking(self, measured: Measured) -> str | None:
+        if (space := self.space(measured.network)) is not None:
+            return f"it needs {space}"
         for what, names, side in (
             ("samples", self.samples, measured.generated),
             ("reference", self.reference, measured.real),
@@ -56,7 +61,8 @@ class Requirements:
         """Images of the smaller of the sides that the score is computed from."""
         sides = [measured.generated] * bool(self.samples) + [measured.real] * bool(self.reference)
         # Statistics read from a file may not say how many images they are of: published ones are of enough.
-        return min((side.count for side in sides if side.count), default=max(self.fewest, self.enough(measured)))
+        counts = [side.count for side in sides if side.count]
+        return min(counts) if counts else max(self.fewest, self.enough(measured))
 
 
 def score(
@@ -67,10 +73,11 @@ def score(
     fewest: int = 1,
     enough: int | Callable[[Measured], int] = 0,
     bias: str = "",
+    space: Callable[[FeatureNetwork], str | None] = lambda network: None,
 ) -> Callable[[Function], Function]:
     """Marks a function as a score of the suite; see ``Requirements`` for the arguments."""
     threshold = enough if callable(enough) else lambda measured: enough
-    requirements = Requirements(samples, reference, errors, fewest, threshold, bias)
+    requirements = Requirements(samples, reference, errors, fewest, threshold, bias, space)
 
     def mark(function: Function) -> Function:
         function.requirements = requirements  # pyright: ignore[reportFunctionMemberAccess]

@@ -7,18 +7,22 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ditkit.base.errors import UserError, unknown
 from ditkit.base.registry import members
+from ditkit.evaluate.features import among
 from ditkit.evaluate.images import check_images, check_same_shape, check_values
-from ditkit.evaluate.measured import Measured, Score, Side, measure
+from ditkit.evaluate.measured import Measured, Score, Side, measure, observe
 from ditkit.evaluate.networks.network import FeatureNetwork
 from ditkit.evaluate.requirements import Requirements, requirements_of
 from ditkit.evaluate.statistics import Moments
 
 FEWEST = 4
 """k + 1 for k = 3 neighbours: below it no score of the distribution has a meaning."""
+FEW_SHARED = 0.01
+"""Of the samples: so many may be images of the reference without a note."""
 SAME = "samples and reference are the same images: the score says nothing of a model"
 
 
@@ -83,13 +87,13 @@ def compare(
     Keys are the scores' published names in the network's feature space (``fid``), where they have one.
     """
     measured = Measured(real, generated, network)
-    same = SAME if same_images(real, generated) else None
+    same = SAME if same_images(real, generated) else _shared(real, generated)
     results: dict[str, dict[str, Any]] = {}
     for function in chosen(scores):
         requirements = requirements_of(function)
         missing = requirements.missing(measured)
         if missing and scores is not None:
-            raise UserError(f"score {function.__name__!r} cannot be computed: {missing}; add them or leave it out")
+            raise _impossible(function, missing)
         if missing:
             continue
         for key, value in function(measured).items():
@@ -105,10 +109,46 @@ def check_enough(scores: Sequence[str] | None, count: int) -> None:
     for function in chosen(scores) if scores is not None else ():
         fewest = requirements_of(function).fewest
         if count < fewest:
-            raise UserError(
-                f"score {function.__name__!r} cannot be computed: {count} samples are too few, expected at least "
-                f"{fewest}; add some or leave it out"
-            )
+            raise _impossible(function, f"{count} samples are too few, expected at least {fewest}")
+
+
+def check_possible(
+    scores: Sequence[str] | None,
+    network: FeatureNetwork,
+    shape: Sequence[int],
+    count: int,
+    *,
+    real: Side | None = None,
+    labelled: bool = True,
+    captioned: bool = True,
+) -> None:
+    """Raises UserError, before long work, for a score that was asked for by name and that nothing of this kind gives.
+
+    shape, count: (C, H, W) of the samples and how many there will be. labelled, captioned: whether they have labels of
+    the network's classes, and captions. real: the reference; None where it is not measured yet, and then it is taken
+    to have what such samples would. What the network sees is asked of itself, by one blank image.
+    """
+    if scores is None:
+        return
+    generated = Side(count)
+    observe(
+        generated,
+        network,
+        torch.zeros(1, *shape, dtype=torch.uint8),
+        torch.zeros(1, dtype=torch.int64),
+        needed(scores),
+        labels=torch.zeros(1, dtype=torch.int64) if labelled else None,
+        captions=[""] if captioned else None,
+    )
+    generated.count = count
+    measured = Measured(real or generated, generated, network)
+    for function in chosen(scores):
+        if missing := requirements_of(function).missing(measured):
+            raise _impossible(function, missing)
+
+
+def _impossible(function: Any, why: str) -> UserError:
+    return UserError(f"score {function.__name__!r} cannot be computed: {why}; give what it needs or leave it out")
 
 
 def too_few(real: Side, generated: Side, network: FeatureNetwork) -> dict[str, str]:
@@ -137,6 +177,16 @@ def same_images(a: Side, b: Side) -> bool:
     # Far above what rounding of float32 features does to them, far below what another draw of as many images does.
     near = 1e-6 * (spread + x.mean.norm())
     return bool((x.mean - y.mean).norm() <= near) and bool((spread - other).abs() <= near)
+
+
+def _shared(real: Side, generated: Side) -> str | None:
+    """What to know where some of the samples are images of the reference; None where hardly one is."""
+    if any("features" not in side.held for side in (real, generated)):
+        return None
+    found, count = int(among(generated.features, real.features).sum()), generated.count
+    if found <= FEW_SHARED * count:
+        return None
+    return f"{found} of {count} samples are images of the reference, by their features: the score flatters the model"
 
 
 def _with_notes(score: Score, notes: Sequence[str | None]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ditkit.app.reproduction.protocol import File, Protocol
+from ditkit.app.reproduction.protocol import File, Protocol, ready_protocols
 from ditkit.app.reproduction.sizes import sizes, words
 from ditkit.base.errors import UserError
 from ditkit.base.files import expanded
@@ -51,9 +51,10 @@ def _are(files: Sequence[File]) -> str:
 
 
 def places(protocol: Protocol, given: Path | None) -> list[Path]:
-    """The folders to look in, in order: the given one, the variable's, that of the protocol's file, torch's cache."""
+    """The folders to look in, in order: given, of the variable, the protocol, the ready ones, torch's cache."""
     named = [given, os.environ.get(VARIABLE)]
-    return [*(expanded(place) for place in named if place), protocol.folder, hub_checkpoints()]
+    beside = dict.fromkeys([protocol.folder, *(path.parent for path in ready_protocols().values())])
+    return [*(expanded(place) for place in named if place), *beside, hub_checkpoints()]
 
 
 def absent(protocol: Protocol, given: Path | None) -> list[File]:

@@ -19,6 +19,8 @@ from ditkit.train.settings import STRICT, Positive
 
 LIKE = "like"
 """The key that names another protocol, which holds where this one says nothing."""
+FOLDER = Path("protocols")
+"""Where a protocol of one's own is looked for besides."""
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{8,64}$")]
 
 
@@ -131,13 +133,18 @@ def ready_protocols() -> dict[str, Path]:
 
 
 def load_protocol(name: str) -> Protocol:
-    """A protocol by its name, or of a .yaml file of one's own. UserError where there is none, or it does not fit."""
-    path = Path(name)
+    """A protocol by its name, or of a .yaml file of one's own, here or in the folder ``protocols``.
+
+    UserError where there is none, or it does not fit.
+    """
+    path, ready = Path(name), ready_protocols()
     if path.suffix not in (".yaml", ".yml"):
-        ready = ready_protocols()
-        if name not in ready:
+        own = FOLDER / f"{name}.yaml"
+        if name not in ready and not own.is_file():
             raise unknown("protocol", name, ready)
-        path = ready[name]
+        path = ready.get(name, own)
+    elif not path.is_file() and (FOLDER / path).is_file():
+        path = FOLDER / path
     said = _read(path, ())
     try:
         pinned = TypeAdapter(Pinned).validate_python(said)
@@ -154,7 +161,10 @@ def _read(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
     """A file's content over that of the one which it is like. below: those that led here."""
     if not path.is_file():
         wanted = f", which {below[-1]} is like," if below else ""
-        raise UserError(f"protocol {path}{wanted} does not exist: expected a .yaml file, or a ready protocol's name")
+        raise UserError(
+            f"protocol {path}{wanted} does not exist: expected a .yaml file, there or in {FOLDER}/, or a ready "
+            "protocol's name"
+        )
     if path in below:
         raise UserError(f"protocol {path} is like itself: expected another one's name under {LIKE!r}")
     try:
@@ -164,7 +174,12 @@ def _read(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(said, dict):
         raise UserError(f"protocol {path} holds a {type(said).__name__}: expected keys and values")
     like = said.pop(LIKE, None)
-    return said if like is None else _over(said, _read(path.with_name(f"{like}.yaml"), (*below, path)), Pinned)
+    if like is None:
+        return said
+    base = path.with_name(f"{like}.yaml")
+    if not base.is_file():
+        base = ready_protocols().get(str(like), base)
+    return _over(said, _read(base, (*below, path)), Pinned)
 
 
 def _over(said: Mapping[str, Any], base: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ditkit.evaluate.classifier import Classifier
 from ditkit.evaluate.measured import Measured, Score
+from ditkit.evaluate.networks.network import FeatureNetwork
 from ditkit.evaluate.requirements import score
 from ditkit.evaluate.statistics import BINOMIAL, binomial_error
 
@@ -15,12 +16,16 @@ def class_accuracy(measured: Measured) -> dict[str, Score]:
     return {"class_accuracy": Score(hits.value, hits.count, binomial_error(hits.value, hits.count), BINOMIAL)}
 
 
-@score()
+def _other_than_of_classes(network: FeatureNetwork) -> str | None:
+    told = isinstance(network, Classifier) and network.num_classes is not None
+    return None if told else "a classifier of the reference's classes: the feature space 'self', of images with classes"
+
+
+@score(space=_other_than_of_classes)
 def classifier_heldout_accuracy(measured: Measured) -> dict[str, Score]:
-    """The classifier's accuracy on real images that it was not trained on; nothing without classes."""
+    """The classifier's accuracy on real images that it was not trained on."""
     network = measured.network
-    if not isinstance(network, Classifier) or network.num_classes is None:
-        return {}
+    assert isinstance(network, Classifier)
     accuracy, n = network.heldout_accuracy, network.heldout_samples
     return {"classifier_heldout_accuracy": Score(accuracy, n, binomial_error(accuracy, n), BINOMIAL)}
 

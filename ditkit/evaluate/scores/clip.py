@@ -5,15 +5,21 @@ from __future__ import annotations
 from ditkit.evaluate import kernels
 from ditkit.evaluate.measured import Measured, Score
 from ditkit.evaluate.networks.clip import CLIP
+from ditkit.evaluate.networks.network import FeatureNetwork
 from ditkit.evaluate.requirements import score
 from ditkit.evaluate.statistics import INFLUENCE, SPREAD
 
 
-@score(samples=("features",), reference=("features",), fewest=2, enough=1000, bias="the distance is biased upwards")
+def _other_than_clip(network: FeatureNetwork) -> str | None:
+    return None if isinstance(network, CLIP) else "the feature network clip, whose scale its kernel fits"
+
+
+@score(
+    samples=("features",), reference=("features",), fewest=2, enough=1000, bias="the distance is biased upwards",
+    space=_other_than_clip,
+)  # fmt: skip
 def cmmd(measured: Measured) -> dict[str, Score]:
-    """CMMD (see ``kernels.clip_mmd``); nothing in other networks' spaces, whose scale its kernel does not fit."""
-    if not isinstance(measured.network, CLIP):
-        return {}
+    """CMMD (see ``kernels.clip_mmd``)."""
     generated, real = measured.generated.features, measured.real.features
     value = kernels.clip_mmd(generated, real, progress=True)
     kernel = kernels.rbf(kernels.CMMD_SIGMA)
