@@ -12,6 +12,7 @@ from ditkit.base.rng import generator
 from ditkit.evaluate import kernels, neighbours
 from ditkit.evaluate.features import accuracy, frechet_distance, gaussian_of, inception_score
 from ditkit.evaluate.frechet import Gaussian, frechet_gaussian, frechet_standard_error
+from ditkit.evaluate.jackknife import left_out, standard_error
 from ditkit.evaluate.kernels import clip_mmd, kernel_distance, kernel_sums, mmd_standard_error, polynomial, rbf
 from ditkit.evaluate.neighbours import density_coverage, precision_recall, reach
 from ditkit.evaluate.scores.distribution import frechet_score
@@ -65,6 +66,17 @@ def test_standard_error_of_frechet_is_the_spread_over_draws(columns):
     errors = torch.tensor([frechet_standard_error(reference, gaussian_of(x), x) for x in draws])
     assert errors.mean() == pytest.approx(distances.std().item(), rel=0.25)
     assert errors.std() < 0.2 * errors.mean()
+
+
+@pytest.mark.parametrize(("n", "scale"), [(20, 1.0), (36, 1.0), (64, 1.0), (100, 1.0), (300, 1.0), (300, 1.5)])
+def test_stated_error_of_frechet_is_the_spread_over_draws_of_few_and_of_many_samples(n, scale):
+    """Also where the samples are the reference's own, so that the distance has no first order."""
+    width = 24
+    reference = Gaussian.of_moments(torch.zeros(width, dtype=torch.float64), torch.eye(width))
+    draws = [scale * normal(n, width, index=10 + i) for i in range(60)]
+    spread = torch.tensor([frechet_gaussian(reference, gaussian_of(x)) for x in draws]).std()
+    errors = [frechet_score(reference, gaussian_of(x), n, x).standard_error for x in draws[:20]]
+    assert 0.75 < torch.tensor(errors).mean() / spread < 1.3
 
 
 @pytest.mark.parametrize("n", [5, 40, 300])
@@ -234,8 +246,8 @@ def test_standard_error_of_frechet_is_known_of_fewer_samples_than_features():
     found = [frechet_score(reference, gaussian_of(x), 22, x) for x in draws]
     spread = torch.tensor([score.value for score in found]).std()
     errors = torch.tensor([score.standard_error for score in found])
-    assert 0.75 < errors.mean() / spread < 2.5  # the bias of few samples is in it: rather too large than too small
-    assert found[0].error_from == "jackknife of 10 groups"
+    assert 0.7 < errors.mean() / spread < 1.5
+    assert found[0].error_from == "jackknife of 10 groups, less its second order"
     assert frechet_score(reference, gaussian_of(draws[0][:5]), 5, draws[0][:5]).standard_error is None
 
 
@@ -248,6 +260,23 @@ def test_standard_errors_of_neighbourhoods_are_the_spread_over_draws(real, scale
     coverages = torch.tensor([r.density_coverage.coverage for _, r in found])
     assert 0.75 < torch.tensor([r.recall_error for r, _ in found]).mean() / recalls.std() < 2
     assert 0.75 < torch.tensor([r.coverage_error for _, r in found]).mean() / coverages.std() < 2
+
+
+@pytest.mark.parametrize("width", [2, 64])
+def test_stated_error_of_recall_is_the_spread_over_draws_in_few_and_in_many_dimensions(width):
+    y = normal(500, width, index=1)
+    found = [reach(y, normal(200, width, index=10 + i), [3])[0] for i in range(40)]
+    spread = torch.tensor([r.precision_recall.recall for r in found]).std()
+    assert 0.8 < torch.tensor([r.recall_error for r in found]).mean() / spread < 2
+
+
+@pytest.mark.parametrize("tile", [2048, 33])
+def test_error_of_recall_is_the_jackknife_of_recalls_measured_anew(tile, monkeypatch):
+    real, generated = normal(60, 8), normal(57, 8, index=1)
+    recalls = left_out(lambda rows: precision_recall(real, rows).recall, generated)
+    monkeypatch.setattr(neighbours, "TILE", tile)
+    assert reach(real, generated, [3, 5])[0].recall_error == pytest.approx(standard_error(recalls), rel=1e-12)
+    assert reach(real, generated[:4], [3])[0].recall_error is None  # three are left, with two neighbours each
 
 
 def test_influence_is_what_the_bootstrap_tends_to():

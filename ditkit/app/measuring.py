@@ -40,8 +40,9 @@ from ditkit.evaluate.protocol import protocol_hash
 CHECKED = 2_000
 """Samples that are looked at for copies of training images, at most: the first ones."""
 ONE_SET = (
-    "of one set of samples: first-order influence (Fréchet distance), binomial or of the mean (fractions), over splits "
-    "(Inception Score) or subsets (kernel distance)"
+    "of one set of samples: influence of each sample (Fréchet distance, less its second order; MMD), jackknife of "
+    "groups (recall, coverage; Fréchet distance of few samples), binomial (other fractions), of the mean, over splits "
+    "(Inception Score)"
 )
 
 

@@ -11,10 +11,16 @@ GROUPS = 10
 """Groups of samples; each is left out once."""
 
 
-def left_out(statistic: Callable[[Tensor], float], rows: Tensor, groups: int = GROUPS) -> Tensor:
-    """The statistic of rows (N, ...) without the g-th of ``groups`` groups: (groups,) float64, g = 0..groups-1."""
+def left_out(
+    statistic: Callable[[Tensor], float], rows: Tensor, groups: int = GROUPS, *, neighbours: int = 0
+) -> Tensor:
+    """The statistic of rows (N, ...) without the g-th of ``groups`` groups: (groups,) float64, g = 0..groups-1.
+
+    neighbours: how many of the groups after it are left out too; the first comes after the last.
+    """
     group = groups_of(len(rows), groups)
-    return torch.tensor([statistic(rows[group != g]) for g in range(groups)], dtype=torch.float64)
+    kept = [(group - g) % groups > neighbours for g in range(groups)]
+    return torch.tensor([statistic(rows[rest]) for rest in kept], dtype=torch.float64)
 
 
 def groups_of(count: int, groups: int = GROUPS) -> Tensor:
@@ -32,3 +38,16 @@ def standard_error(replicates: Tensor) -> float:
     """
     g = len(replicates)
     return float(((g - 1) / g * (replicates - replicates.mean()).square().sum()).sqrt())
+
+
+def corrected_error(whole: float, replicates: Tensor, pairs: Tensor) -> float:
+    """``standard_error`` without the second order of the statistic, which it holds twice (Efron & Stein 1981).
+
+    That is estimated by how far leaving two groups out, pairs (G,) (``left_out`` with a neighbour), is from the sum of
+    what each does; of ``whole``, the statistic of all. Up to a half of the variance is taken off, as no more can be it.
+    """
+    g = len(replicates)
+    variance = standard_error(replicates) ** 2
+    together = g * whole - (g - 1) * (replicates + replicates.roll(-1)) + (g - 2) * pairs
+    second = (g - 1) / (2 * g) * together.square().mean().item()
+    return (variance - min(second, variance / 2)) ** 0.5

@@ -37,27 +37,32 @@ class Reach:
     """How two sets lie in one another's balls, a ball reaching from a point to its k-th nearest of its own set.
 
     around_generated: (M,) int64, how many balls of real points hold each generated one. around_real: (G, N), how many
-    balls of the generated points of each of ``GROUPS`` groups hold each real one. within: (G, N), how many generated
-    points of each group each real one's ball holds. k: of the radii.
+    balls of the generated points of each of ``GROUPS`` groups hold each real one. in_grown: (G, N) bool, whether some
+    ball that is larger without a group's points holds each real one. within: (G, N), how many generated points of each
+    group each real one's ball holds. k: of the radii.
     """
 
     around_generated: Tensor
     around_real: Tensor
+    in_grown: Tensor
     within: Tensor
     k: int
 
     @property
-    def recall_error(self) -> float:
-        """Standard error of recall by leaving out groups of generated points, the balls of the others being kept.
+    def recall_error(self) -> float | None:
+        """Standard error of recall by leaving out groups of generated points, the balls of the others made anew.
 
-        A little too large, as these would grow. That of N independent points is too small: one ball holds many.
+        None where so few are left that a ball has no k-th neighbour to reach to. With the balls kept as they are, the
+        error would be too small by half in many dimensions, where few balls hold a real point and their size decides.
+        That of N independent points is too small as well: one ball holds many.
         """
-        return _error(self.around_real)
+        m = len(self.around_generated)
+        return _error(_held_by_others(self.around_real) | self.in_grown) if m + -m // GROUPS > self.k else None
 
     @property
     def coverage_error(self) -> float:
         """Standard error of coverage by leaving out groups of generated points."""
-        return _error(self.within)
+        return _error(_held_by_others(self.within))
 
     @property
     def precision_recall(self) -> PrecisionRecall:
@@ -91,14 +96,18 @@ def reach(real: Tensor, generated: Tensor, ks: Sequence[int], *, progress: bool 
     check_features(real, generated, fewest=max(ks) + 1)
     centre = real.mean(0, dtype=torch.float64)
     columns = [k - 1 for k in ks]
-    real_radii, generated_radii = (
-        squared_neighbours(points, max(ks), centre, progress=progress)[:, columns] for points in (real, generated)
-    )
+    real_radii = squared_neighbours(real, max(ks), centre, progress=progress)[:, columns]
     group = groups_of(len(generated))
+    nearest = _nearest_of_groups(generated, max(ks), centre, group, progress)
+    generated_radii = _nearest(nearest, max(ks))[:, columns]
+    radii_without = torch.stack([_nearest(_without(nearest, g), max(ks))[:, columns] for g in range(GROUPS)])
+    radii_without[group, torch.arange(len(generated))] = -1  # a point that is left out has no ball
+    widest = radii_without.amax(0)
     found = [
         Reach(
             torch.zeros(len(generated), dtype=torch.int64),
             torch.zeros(GROUPS, len(real), dtype=torch.int32),
+            torch.zeros(GROUPS, len(real), dtype=torch.bool),
             torch.zeros(GROUPS, len(real), dtype=torch.int32),
             k,
         )
@@ -111,17 +120,44 @@ def reach(real: Tensor, generated: Tensor, ks: Sequence[int], *, progress: bool 
             result.around_generated[rows] += near_real.sum(1).cpu()
             result.around_real[:, cols].index_add_(0, group[rows], near_generated.int().cpu())
             result.within[:, cols].index_add_(0, group[rows], near_real.int().cpu())
+            # Pairs that no ball reaches over but a grown one may are few: k or so for each point.
+            row, col = (~near_generated & (squared <= widest[rows, column, None])).nonzero(as_tuple=True)
+            between = squared[row, col]
+            for g in range(GROUPS):
+                near = between <= radii_without[g, rows, column][row]
+                result.in_grown[g, cols.start + col[near].cpu()] = True
     return found
 
 
 def squared_neighbours(points: Tensor, k: int, centre: Tensor, *, progress: bool = False) -> Tensor:
     """Squared distances (N, k), rising, of every point (N, D) to its k nearest neighbours, itself not counted."""
-    nearest = points.new_full((len(points), k + 1), float("inf"), dtype=torch.float64)
-    for rows, _, squared in tiles(points, points, centre, "neighbours", progress):
-        candidates = torch.cat([nearest[rows], squared], 1)
-        nearest[rows] = candidates.topk(k + 1, largest=False).values
-    # The point itself is among the k + 1 nearest, at distance zero.
-    return nearest[:, 1:]
+    return _nearest(_nearest_of_groups(points, k, centre, torch.zeros(len(points), dtype=torch.int64), progress), k)
+
+
+def _nearest_of_groups(points: Tensor, k: int, centre: Tensor, group: Tensor, progress: bool) -> Tensor:
+    """Squared distances (N, G, k + 1) of every point (N, D) to its nearest of each group (N,), infinite where it is it.
+
+    Also infinite where a group has too few. The k nearest of all points, or of all but a group, are among them.
+    """
+    nearest = points.new_full((len(points), int(group.max()) + 1, k + 1), float("inf"), dtype=torch.float64)
+    for rows, cols, squared in tiles(points, points, centre, "neighbours", progress):
+        inside, sizes = group[cols].unique_consecutive(return_counts=True)
+        for g, part in zip(inside.tolist(), squared.split(sizes.tolist(), 1), strict=True):
+            candidates = torch.cat([nearest[rows, g], part], 1)
+            nearest[rows, g] = candidates.topk(k + 1, largest=False).values
+    # The point itself is the nearest of its group, at distance zero.
+    nearest[torch.arange(len(points)), group, 0] = float("inf")
+    return nearest
+
+
+def _nearest(nearest: Tensor, k: int) -> Tensor:
+    """The k smallest (N, k), rising, of distances (N, G, K)."""
+    return nearest.flatten(1).topk(k, largest=False).values
+
+
+def _without(nearest: Tensor, g: int) -> Tensor:
+    """Distances (N, G, K) to the nearest of each group, without those of group g."""
+    return torch.cat([nearest[:, :g], nearest[:, g + 1 :]], 1)
 
 
 def tiles(a: Tensor, b: Tensor, centre: Tensor, what: str, progress: bool) -> Iterator[tuple[slice, slice, Tensor]]:
@@ -149,13 +185,17 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     return squared.masked_fill_(squared < rounding * norms, 0)
 
 
-def _error(counts: Tensor) -> float:
-    """Standard error of the fraction of columns of counts (G, N) that are above 0 in all, by leaving out each group.
+def _held_by_others(counts: Tensor) -> Tensor:
+    """Whether columns of counts (G, N) are above 0 without each group: (G, N) bool."""
+    return (counts.sum(0) - counts) > 0
 
-    At least that of half a column: that all are, or none, is not certain.
+
+def _error(held: Tensor) -> float:
+    """Standard error of the fraction of points that are held, by those held (G, N) where each group is left out.
+
+    At least that of half a point: that all are held, or none, is not certain.
     """
-    left = ((counts.sum(0) - counts) > 0).double().mean(1)
-    return max(standard_error(left), 0.5 / counts.shape[1])
+    return max(standard_error(held.double().mean(1)), 0.5 / held.shape[1])
 
 
 def _fraction(hits: Tensor) -> float:
