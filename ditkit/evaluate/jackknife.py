@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 GROUPS = 10
 """Groups of samples; each is left out once."""
@@ -20,7 +21,8 @@ def left_out(
     """
     group = groups_of(len(rows), groups)
     kept = [(group - g) % groups > neighbours for g in range(groups)]
-    return torch.tensor([statistic(rows[rest]) for rest in kept], dtype=torch.float64)
+    shown = tqdm(kept, "standard error", delay=2, leave=False)
+    return torch.tensor([statistic(rows[rest]) for rest in shown], dtype=torch.float64)
 
 
 def groups_of(count: int, groups: int = GROUPS) -> Tensor:
