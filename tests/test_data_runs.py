@@ -118,7 +118,7 @@ def test_images_that_do_not_decode_are_named_once_and_at_the_end(how, tmp_path):
     said = made(train(data, tmp_path / "run", *how, "--train.batch-size", 50, "--train.steps", 4))
     records = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert [r["image"] for r in records if r.get("event") == "skipped"] == ["007.png"]
-    assert said.out.splitlines()[-1].startswith("images that do not decode and were skipped: 1, 007.png ("), said.out
+    assert said.out.splitlines()[-2].startswith("images that do not decode and were skipped: 1, 007.png ("), said.out
 
 
 def test_captions_that_are_missing_for_some_are_said(here):
