@@ -217,6 +217,11 @@ def test_samples_are_equal_to_the_bit_before_they_are_rounded(run: Path, uncondi
                 assert (sample(*last, batch_size=size, **how) == whole[54:]).all(), (solver, size)
 
 
+def test_a_training_that_minutes_ended_says_so(pets: Path, tmp_path: Path) -> None:
+    said = made(train(pets, tmp_path / "r", "--train.steps", 1000, "--train.minutes", 1e-4))
+    assert "0.0001 minutes of --train.minutes ended the training at step 1 of 1,000" in "".join(said.err)
+
+
 def test_every_sample_has_noise_of_its_own_at_every_step(unconditional: Path) -> None:
     model = load_model(open_run(unconditional))
     drawn: dict[int, list[torch.Tensor]] = {}

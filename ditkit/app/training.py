@@ -257,6 +257,12 @@ def _train(
         _make_up(trainer, shown)
         with _logging(run) as log, contextlib.closing(prefetch(make, trainer.step)) as batches:
             trainer.run(batches, log, hooks)
+        if trainer.finished and trainer.step < settings.steps:
+            tqdm.write(
+                f"the {settings.minutes:g} minutes of --train.minutes ended the training at step {trainer.step:,} of "
+                f"{settings.steps:,}; with more of them, --resume {run.folder} goes on",
+                file=sys.stderr,
+            )
         save(run, trainer, facts)
         _log_skipped(run, trainer.step, images)
         stopped = _finish(trainer, shown)
