@@ -26,6 +26,7 @@ from ditkit.app.model import load_model
 from ditkit.app.recipe import Measuring, Sampling
 from ditkit.app.recipe_files import load_recipe
 from ditkit.app.run import open_run
+from ditkit.app.samples import RunSamples
 from ditkit.base import registry
 from ditkit.base.errors import UserError
 from ditkit.condition import Condition
@@ -220,6 +221,7 @@ def test_samples_are_equal_to_the_bit_before_they_are_rounded(run: Path, uncondi
 def test_a_training_that_minutes_ended_says_so(pets: Path, tmp_path: Path) -> None:
     said = made(train(pets, tmp_path / "r", "--train.steps", 1000, "--train.minutes", 1e-4))
     assert "0.0001 minutes of --train.minutes ended the training at step 1 of 1,000" in "".join(said.err)
+    assert "where the training ends: nothing is left" in made(ditkit("train", "--resume", tmp_path / "r")).out
 
 
 def test_every_sample_has_noise_of_its_own_at_every_step(unconditional: Path) -> None:
@@ -347,6 +349,28 @@ def test_the_report_shows_everything(measured: Path) -> None:
     for words in ("class_accuracy", "cat", "dog", "width: 8", "torch"):
         assert words in page.words.replace(" accuracy", "_accuracy"), words
     assert sum(link.startswith("data:image") for link in page.links) >= 5
+
+
+def test_a_second_report_draws_no_sweep_again_and_is_the_same(
+    measured: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    copied = shutil.copytree(measured, tmp_path / measured.name)
+    scales: list[float] = []
+    part = RunSamples.part
+    spy = lambda self, *args: scales.append(self.plan.sampling.guidance) or part(self, *args)  # noqa: E731
+    monkeypatch.setattr(RunSamples, "part", spy)
+    made(ditkit("report", copied))
+    assert scales == []
+    assert _sweep_of(copied) == _sweep_of(measured)
+    (copied / "report" / "guidance-3" / "000000000-000000020.safetensors").write_bytes(b"damaged")
+    made(ditkit("report", copied))
+    assert scales == [3]
+    assert _sweep_of(copied) == _sweep_of(measured)
+
+
+def _sweep_of(run: Path) -> str:
+    page = (run / "report.html").read_text()
+    return page[page.index('id="sweep"') : page.index('id="trajectory"')]
 
 
 def test_measuring_again_gives_the_same_numbers(measured: Path) -> None:

@@ -328,6 +328,12 @@ def test_what_cannot_be_measured_is_refused_in_one_line(mine: Path, pets: Path, 
     assert not list(mine.glob(".evaluating/*"))
 
 
+def test_a_sweep_is_not_compared_as_one_result(mine: Path, tmp_path: Path) -> None:
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "table.md").write_text("| |")
+    assert_refused(ditkit("evaluate", "--compare", mine, tmp_path), "holds a sweep", "table.md", "without --sweep")
+
+
 def test_what_a_sweep_takes_the_place_of_is_not_silently_unused(mine: Path, tmp_path: Path) -> None:
     for given, swept, remedy in [
         (["--weights", "weights"], ["--sweep.weights", "ema", "weights"], "leave it out"),

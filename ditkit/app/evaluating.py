@@ -19,6 +19,7 @@ from ditkit.app.run import Run, environment
 from ditkit.app.samples import FileSamples, Plan, RunSamples
 from ditkit.app.solver_study.choice import Choice
 from ditkit.app.sweep import entry_text, metric_names
+from ditkit.base.errors import UserError
 from ditkit.base.files import remove_folder, sha256, write_json
 from ditkit.base.workers import Workers
 from ditkit.evaluate.parts import Store
@@ -231,7 +232,15 @@ def evaluate_files(
 
 
 def located_result(place: Path) -> Path:
-    """The metrics.json that a path names: itself, or the one in a run's or an evaluation's folder."""
+    """The metrics.json that a path names: itself, or the one in a run's or an evaluation's folder.
+
+    UserError for a sweep's folder.
+    """
+    table = place / "sweep" / "table.md"
+    if table.is_file() and not (place / "metrics.json").is_file():
+        raise UserError(
+            f"{place} holds a sweep, which {table} compares: expected one result, of ditkit evaluate without --sweep"
+        )
     return place / "metrics.json" if place.is_dir() else place
 
 

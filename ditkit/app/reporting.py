@@ -20,11 +20,15 @@ from ditkit.app.recipe_files import to_yaml
 from ditkit.app.report import GuidancePoint, Metric, Neighbours, ReportData, Trajectory, write_report
 from ditkit.app.run import Run, environment
 from ditkit.app.samples import Plan, RunSamples
+from ditkit.base.files import sha256
 from ditkit.condition import Condition
 from ditkit.evaluate.copies import FEWEST_HELDOUT, CopyReport
 from ditkit.evaluate.networks.network import FeatureNetwork
-from ditkit.evaluate.protocol import leaves
+from ditkit.evaluate.parts import Store
+from ditkit.evaluate.protocol import leaves, protocol_hash
 from ditkit.sample import trajectory
+from ditkit.train import checkpoint
+from ditkit.train.ema import MAIN
 
 PER_CLASS = 10
 """Samples of a class on the page."""
@@ -32,6 +36,8 @@ MOST_CLASSES = 20
 """Classes on the page, at most."""
 MOST_GRIDS = 12
 """Sample grids over training on the page, at most."""
+SWEPT = "report"
+"""Where a run keeps what its report's guidance sweep saw."""
 FILM = 9
 """Times at which a sample on its way from noise to image is shown."""
 
@@ -88,7 +94,8 @@ def _tell_work(model: Model) -> None:
     if model.classes and wanted.sweep:
         scales = f"{len(wanted.sweep)} guidance scales" if len(wanted.sweep) > 1 else "a guidance scale"
         work.append(
-            f"{wanted.sweep_num:,} samples for each of {scales} (fewer by evaluate.sweep and sweep_num in recipe.yaml)"
+            f"{wanted.sweep_num:,} samples for each of {scales}, unless they are there from a report before (fewer by "
+            "evaluate.sweep and sweep_num in recipe.yaml)"
         )
     if work:
         tqdm.write(f"the report draws and measures {' and '.join(work)}", file=sys.stderr)
@@ -160,13 +167,21 @@ def _step(path: Path) -> int:
 
 
 def _sweep(model: Model, against: measuring.Reference) -> list[GuidancePoint]:
-    recipe = model.run.recipe
+    """The scales of the recipe; what was drawn for them is kept, so that the next report of this checkpoint has it."""
+    recipe, folder = model.run.recipe, model.run.folder
+    weights = sha256(checkpoint.weights_file(checkpoint.latest(folder), MAIN))
     points = []
     for guidance in tqdm(recipe.evaluate.sweep, "guidance sweep"):
         sampling = dataclasses.replace(recipe.sample, guidance=guidance)
         samples = RunSamples.of(model, Plan(sampling, recipe.evaluate.sweep_num))
-        together = sampling.batch_size
-        found = measuring.measure(samples, against, together=together, progress=f"guidance {guidance:g}")
+        said = protocol_hash(measuring.protocol(samples, against))
+        found = measuring.measure(
+            samples,
+            against,
+            together=sampling.batch_size,
+            store=Store(folder / SWEPT / f"guidance-{guidance:g}", f"{said} {weights}"),
+            progress=f"guidance {guidance:g}",
+        )
         assert found is not None  # this process is alone
         chosen = {k: v["value"] for k, v in found.scores.items() if k != "classifier_heldout_accuracy"}
         points.append(GuidancePoint(guidance, chosen, found.first[:10]))

@@ -211,6 +211,8 @@ def _go_on(run: Run[Any], limits: dict[str, Any], source: str | None, means: Mea
     if not run.records():  # killed before it had begun
         _begin(run, images, facts)
     note = f"resumed at step {trainer.step}" + (f"; {dropped} later log records are made anew" if dropped else "")
+    if trainer.finished:
+        note += ", where the training ends: nothing is left of it (more by --train.steps or --train.minutes)"
     run.append({"event": "resume", "step": trainer.step, "note": note})
     tqdm.write(note)
     return _train(run, kind, trainer, (learned, held), facts)

@@ -82,7 +82,7 @@ def fitted(
         try:
             fit(net, task, images, targets, rate=rate, halfway=halfway and halfway.at(rate), **how)
         except DivergedError as error:
-            tqdm.write(f"{error} at a rate of {rate:g}")
+            tqdm.write(f"{error} at a rate of {rate:g}; a lower one is tried")
             continue
         return net, rate
     raise DivergedError(
