@@ -129,10 +129,14 @@ class Model:
         parts = tqdm(x.split(rows), desc="decoding", delay=2, leave=False, disable=progress is None)
         return torch.cat([to_uint8(self.autoencoder.decode(part.to(self.device))).cpu() for part in parts])
 
+    @property
+    def start(self) -> float:
+        """The time that its sampling begins at, where a grid has no other."""
+        return self.denoiser.prediction.start(self.denoiser.path)
+
     def grid(self, sampling: Sampling) -> torch.Tensor:
         """The times that the settings mean for this model, (K + 1,) float64 from noise to data."""
-        path, row = self.denoiser.path, self.denoiser.prediction
-        return build.grid(sampling, path, row.start(path))
+        return build.grid(sampling, self.denoiser.path, self.start)
 
     def how(self, sampling: Sampling) -> dict[str, Any]:
         """What the settings mean to ditkit.sample: solver, guide, device."""

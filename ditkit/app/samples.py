@@ -84,9 +84,7 @@ class RunSamples:
     def protocol(self) -> dict[str, Any]:
         """What the samples hang on besides the model."""
         plan, recipe = self.plan, self.model.run.recipe
-        denoiser = self.model.denoiser
-        start = denoiser.prediction.start(denoiser.path)
-        sampling = described(build.plain(plan.sampling, start))
+        sampling = described(build.plain(plan.sampling, self.model.start))
         if not build.adaptive(plan.sampling.solver):
             del sampling["batch_size"]  # changes no image
         decay = decays(recipe.train).get(plan.weights)
