@@ -29,9 +29,12 @@ from ditkit.data.source import open_source
 from ditkit.encoders.autoencoder import LatentAutoencoder, Posterior
 from ditkit.encoders.autoencoder_variants import VQModel, perplexity
 from ditkit.encoders.discriminator import PatchDiscriminator, smallest
+from ditkit.evaluate.features import frechet_distance
 from ditkit.evaluate.fidelity import psnr
+from ditkit.evaluate.measured import Side
 from ditkit.evaluate.networks import weights as published
 from ditkit.evaluate.networks.lpips import HEADS, VGG
+from ditkit.evaluate.statistics import Rows
 from ditkit.objectives.reconstruction import adaptive_weight, hinge_discriminator, hinge_generator, laplacian
 from ditkit.train.autoencoding import Autoencoding, Opponents
 from ditkit.train.settings import LoopSettings
@@ -382,3 +385,19 @@ def test_a_discriminator_judges_the_least_size_it_says() -> None:
     for layers in (1, 2, 3):
         side = smallest(layers)
         assert PatchDiscriminator(1, 4, layers)(torch.zeros(1, 1, side, side)).numel() > 0
+
+
+def test_the_error_of_a_distance_of_reconstructions_is_that_of_drawing_other_pairs() -> None:
+    def drawn(seed: int, n: int = 200) -> tuple[Side, Side]:
+        x = torch.randn(n, 4, generator=generator(seed, "test.pairs"))
+        sides = Side(n), Side(n)
+        for side, features in zip(sides, (x, 1.5 * x), strict=True):
+            side.held["features"] = Rows()
+            side["features"].update(features, torch.arange(n))
+        return sides
+
+    distances = [frechet_distance(*(side["features"].rows for side in drawn(seed))) for seed in range(200)]
+    spread = torch.tensor(distances).std().item()
+    stated = [reconstructing._error_of_pairs(*drawn(seed))["standard_error"] for seed in range(40)]
+    assert 0.75 < sum(stated) / len(stated) / spread < 1.3
+    assert reconstructing._error_of_pairs(*drawn(0, 19)) == {}

@@ -28,8 +28,10 @@ from ditkit.convert.autoencoder import load_autoencoder
 from ditkit.data.images import Examples, Images
 from ditkit.encoders.autoencoder import LatentAutoencoder
 from ditkit.encoders.autoencoder_variants import perplexity
+from ditkit.evaluate.features import frechet_distance
 from ditkit.evaluate.fidelity import WINDOW, psnr, ssim
-from ditkit.evaluate.measured import measure
+from ditkit.evaluate.jackknife import GROUPS, left_out, standard_error
+from ditkit.evaluate.measured import Side, measure
 from ditkit.evaluate.networks.lpips import LPIPS
 from ditkit.evaluate.statistics import SPREAD, Mean
 from ditkit.evaluate.suite import FEWEST, compare
@@ -195,7 +197,9 @@ def metrics_of(said: Reconstructed, space: Space) -> dict[str, Any]:
     if len(images) >= FEWEST:
         sides = [measure(what, x, None, network) for what, x in (("images", images), ("reconstructions", made))]
         distance = compare(sides[0], sides[1], network, scores=["frechet_distance"])
-        metrics |= {f"r{name}": entry for name, entry in distance.items()}
+        for name, entry in distance.items():
+            plain = {key: entry[key] for key in entry.keys() - {"standard_error", "error_from"}}
+            metrics[f"r{name}"] = plain | _error_of_pairs(*sides)
     mean, std = statistics(said.net, said.learned)
     metrics["about"] = {"left_out": left_out}
     metrics["latents"] = {"mean": mean.tolist(), "std": std.tolist(), "scale": said.net.scale, "shift": said.net.shift}
@@ -210,6 +214,15 @@ def metrics_of(said: Reconstructed, space: Space) -> dict[str, Any]:
         "environment": environment(said.device),
     }
     return metrics
+
+
+def _error_of_pairs(images: Side, made: Side) -> dict[str, Any]:
+    """What stands in place of the distance's own error, which takes the images as given: both are drawn together."""
+    pairs = torch.stack([side["features"].rows for side in (images, made)], dim=1)
+    if len(pairs) < 2 * GROUPS:
+        return {}
+    error = standard_error(left_out(lambda some: frechet_distance(some[:, 0], some[:, 1]), pairs))
+    return {"standard_error": float(f"{error:.3g}"), "error_from": f"jackknife of {GROUPS} groups of pairs"}
 
 
 def _lpips(lpips: LPIPS, images: Tensor, made: Tensor) -> Tensor:
