@@ -171,6 +171,24 @@ def test_a_file_is_not_lost_where_its_writer_fails(tmp_path: Path) -> None:
     assert content(tmp_path) == {"a": b"old"}
 
 
+def test_what_a_writer_puts_beside_its_file_goes_with_it(tmp_path: Path) -> None:
+    """As safetensors does, which writes .tmp and random letters, and renames that."""
+
+    def written(by: str) -> None:
+        with atomic_file(tmp_path / "a") as temporary:
+            temporary.with_name(".tmpXyZ").write_text("half")
+            temporary.write_text(by)
+            if by == "killed":
+                shutil.copytree(temporary.parent, tmp_path / "kept")
+                raise Interrupted("SIGTERM")
+
+    with pytest.raises(Interrupted):
+        written("killed")
+    (tmp_path / "kept").rename(tmp_path / f".a.writing-{os.getpid()}")  # one that had this process's number
+    written("whole")
+    assert content(tmp_path) == {"a": b"whole"}
+
+
 class Barrier:
     """What torch gives for a barrier that is not waited for: all come at the third look, or one is gone."""
 

@@ -28,10 +28,14 @@ def expanded(path: Path | str) -> Path:
 
 @contextlib.contextmanager
 def _beside(path: Path) -> Iterator[Path]:
+    """An empty folder beside ``path``, gone afterwards."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     _clear_beside(path)
     temporary = path.with_name(f".{path.name}.writing-{os.getpid()}")
+    _remove(temporary)  # of a killed process that had this one's number, as in containers
     try:
         with explained(path):
+            temporary.mkdir()
             yield temporary
     finally:
         _remove(temporary)
@@ -181,8 +185,8 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
     Raises UserError when the device is full; then ``path`` is as it was before.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _beside(path) as temporary:
+    with _beside(path) as folder:  # a folder: some writers, such as safetensors, put files of their own beside theirs
+        temporary = folder / path.name
         yield temporary
         _sync(temporary)
         os.replace(temporary, path)
@@ -192,10 +196,7 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
 def atomic_folder(path: Path | str) -> Iterator[Path]:
     """Gives an empty folder to fill; on leaving without an error it becomes ``path``, replacing what was there."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with _beside(path) as temporary:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
