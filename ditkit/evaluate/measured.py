@@ -15,6 +15,7 @@ from ditkit.base.errors import UserError, at_least_one
 from ditkit.evaluate.frechet import Gaussian
 from ditkit.evaluate.images import check_images, check_labels
 from ditkit.evaluate.networks.network import FeatureNetwork, Taps
+from ditkit.evaluate.points import Points
 from ditkit.evaluate.statistics import Mean, Moments, Rows, SplitEntropies, Statistic, shuffled_splits
 
 BATCH = 256
@@ -231,7 +232,7 @@ QUANTITIES = {
         lambda s, b: s.update(b.taps.spatial, b.index),
     ),
     "features": Quantity(
-        "features of all images", Rows, lambda total: Rows(), lambda b: True,
+        "features of all images", Points, lambda total: Points(), lambda b: True,
         lambda s, b: s.update(b.taps.features, b.index),
     ),
     "entropies": Quantity(

@@ -19,6 +19,8 @@ from ditkit.evaluate.statistics import BINOMIAL, INFLUENCE, SPREAD, binomial_err
 JACKKNIFE = f"jackknife of {GROUPS} groups"
 LESS_SECOND_ORDER = ", less its second order"
 """Of a Fréchet distance's errors, which would hold that part of the variance twice."""
+NEAREST = (3, 5)
+"""k of precision and recall, and of density and coverage, as published."""
 WELL_ABOVE = 3
 """Samples for each feature from which a Fréchet distance's influences are trusted: with fewer they know the features
 that they are of, and were seen to be too small by up to two thirds, for features of one length. The jackknife's ten
@@ -84,13 +86,15 @@ def kernel_distance(measured: Measured) -> dict[str, Score]:
 @score(
     samples=("features",), reference=("features",), fewest=4, enough=1000,
     bias="compare only sets of equal size: the balls grow with fewer images, and standard errors are large",
+    alone=lambda real: real["features"].around(max(NEAREST), progress=True),
 )  # fmt: skip
 def neighbourhoods(measured: Measured) -> dict[str, Score]:
     """Precision and recall with k = 3, density and coverage with k = 5 (see ``neighbours.reach``)."""
     real, generated = measured.real.features, measured.generated.features
     m = len(generated)
-    ks = [3, 5] if min(len(real), m) > 5 else [3]
-    found = reach(real, generated, ks, progress=True)
+    ks = [k for k in NEAREST if k == min(NEAREST) or min(len(real), m) > k]
+    around = measured.real["features"].around(max(ks), progress=True)
+    found = reach(real, generated, ks, around=around, progress=True)
     precision, recall = found[0].precision_recall
     scores = {
         "precision": Score(precision, m, binomial_error(precision, m), BINOMIAL),
