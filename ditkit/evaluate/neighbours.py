@@ -91,6 +91,7 @@ def reach(
     """How real (N, D) and generated (M, D) features lie in one another's balls, for each k in one pass.
 
     The k-th neighbour does not count the point itself. Distances are float64. Memory: the features and a few tiles.
+    generated: in an order of which any run is like any other (``strata.in_turn``), for the standard errors.
     around: ``squared_neighbours`` of real, to the largest k or beyond; made here where it is None.
     Raises UserError with k or fewer rows, different widths or non-finite values.
     """
