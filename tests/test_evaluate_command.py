@@ -27,7 +27,9 @@ from ditkit.app.run import open_run
 from ditkit.app.samples import FileSamples, Plan, RunSamples
 from ditkit.base.workers import Workers
 from ditkit.evaluate import parts as parts_module
+from ditkit.evaluate import points as points_module
 from ditkit.evaluate.copies import feature_copy_report
+from ditkit.evaluate.neighbours import squared_neighbours
 from ditkit.evaluate.npz import write_statistics
 from ditkit.evaluate.parts import Store, collect, parts_of
 from ditkit.evaluate.protocol import differences, protocol_hash
@@ -199,6 +201,23 @@ def test_a_sweep_measures_every_combination_and_its_reference_once(
     assert (copied / "sweep" / "plot.svg").read_text().startswith("<svg")
     made(ditkit("evaluate", copied, "--num", 20, *sweep[:3]))
     assert len(seen) == 1  # the cache on disk
+
+
+def test_the_balls_of_the_reference_are_computed_once(
+    copied: Path, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are of all its pairs: the longest work of a measurement with few samples."""
+    asked: list[int] = []
+
+    def counted(points: torch.Tensor, k: int, **how: Any) -> torch.Tensor:
+        asked.append(len(points))
+        return squared_neighbours(points, k, **how)
+
+    monkeypatch.setattr(points_module, "squared_neighbours", counted)
+    shutil.rmtree(copied / "references", ignore_errors=True)
+    made(ditkit("evaluate", copied, "--num", 20, "--sweep.guidance", 1, 2))
+    made(ditkit("evaluate", copied, "--num", 24))
+    assert asked == [120]
 
 
 def test_errors_over_sets_of_samples(copied: Path) -> None:

@@ -17,6 +17,7 @@ from ditkit.evaluate.kernels import clip_mmd, kernel_distance, kernel_sums, mmd_
 from ditkit.evaluate.neighbours import density_coverage, precision_recall, reach
 from ditkit.evaluate.scores.distribution import frechet_score
 from ditkit.evaluate.statistics import equal_splits, shuffled_splits
+from ditkit.evaluate.strata import variance
 
 
 def normal(*shape: int, index: int = 0) -> torch.Tensor:
@@ -73,9 +74,9 @@ def test_stated_error_of_frechet_is_the_spread_over_draws_of_few_and_of_many_sam
     """Also where the samples are the reference's own, so that the distance has no first order."""
     width = 24
     reference = Gaussian.of_moments(torch.zeros(width, dtype=torch.float64), torch.eye(width))
-    draws = [scale * normal(n, width, index=10 + i) for i in range(60)]
+    draws = [scale * normal(n, width, index=10 + i) for i in range(200)]
     spread = torch.tensor([frechet_gaussian(reference, gaussian_of(x)) for x in draws]).std()
-    errors = [frechet_score(reference, gaussian_of(x), n, x).standard_error for x in draws[:20]]
+    errors = [frechet_score(reference, gaussian_of(x), n, x).standard_error for x in draws[:40]]
     assert 0.75 < torch.tensor(errors).mean() / spread < 1.3
 
 
@@ -277,6 +278,38 @@ def test_error_of_recall_is_the_jackknife_of_recalls_measured_anew(tile, monkeyp
     monkeypatch.setattr(neighbours, "TILE", tile)
     assert reach(real, generated, [3, 5])[0].recall_error == pytest.approx(standard_error(recalls), rel=1e-12)
     assert reach(real, generated[:4], [3])[0].recall_error is None  # three are left, with two neighbours each
+
+
+@pytest.mark.parametrize("n", [40, 200])
+def test_stated_errors_of_samples_in_fixed_shares_are_the_spread_over_draws(n):
+    """Of few samples by the jackknife, of many by their influence; drawn in turn or class by class."""
+    width, classes = 24, 4
+    centres = 10 * normal(classes, width, index=1)
+    rows = normal(2000, width, index=2) + centres[torch.arange(2000) % classes]
+    reference = gaussian_of(rows)
+    strata = torch.arange(n) % classes
+    strata = torch.cat([strata[strata == c] for c in range(classes)]) if n == 200 else strata
+    draws = [1.1 * normal(n, width, index=10 + i) + centres[strata] for i in range(40)]
+    found = [frechet_score(reference, gaussian_of(x), n, x, strata) for x in draws]
+    spread = torch.tensor([score.value for score in found]).std()
+    assert 0.75 < torch.tensor([score.standard_error for score in found]).mean() / spread < 1.3
+    assert torch.tensor([frechet_standard_error(reference, gaussian_of(x), x) for x in draws]).mean() > 2 * spread
+
+
+def test_standard_error_of_a_discrepancy_in_fixed_shares_is_the_spread_over_draws():
+    centres, strata = 3 * normal(4, 8, index=1), torch.arange(150) % 4
+    y = normal(400, 8, index=2) + centres[torch.arange(400) % 4]
+    draws = [1.1 * normal(150, 8, index=10 + i) + centres[strata] for i in range(50)]
+    spread = torch.tensor([kernel_sums(x, y, polynomial).unbiased for x in draws]).std()
+    errors = torch.tensor([mmd_standard_error(x, y, polynomial, strata=strata) for x in draws[:20]])
+    assert 0.75 < errors.mean() / spread < 1.6
+    assert torch.tensor([mmd_standard_error(x, y, polynomial) for x in draws[:20]]).mean() > 1.3 * errors.mean()
+
+
+def test_variance_within_strata():
+    values, strata = torch.tensor([1.0, 3, 10, 12, 14]).double(), torch.tensor([5, 5, 2, 2, 2])
+    assert variance(values, strata) == pytest.approx((1 + 1 + 4 + 0 + 4) / 3)
+    assert variance(values, None) == variance(values, torch.arange(5)) == pytest.approx(values.var().item())
 
 
 def test_influence_is_what_the_bootstrap_tends_to():

@@ -11,6 +11,7 @@ from ditkit.base.errors import UserError
 from ditkit.base.rng import generator
 from ditkit.evaluate.features import frechet_distance, inception_score
 from ditkit.evaluate.frechet import frechet_gaussian
+from ditkit.evaluate.points import Points
 from ditkit.evaluate.statistics import Mean, Moments, Rows, SplitEntropies, shuffled_splits
 
 
@@ -84,6 +85,23 @@ def test_rows_come_in_the_order_of_their_numbers_whoever_saw_them():
     first.merge(Rows.of_state(second.state))
     assert torch.equal(first.rows, rows)
     assert first.count == 10
+
+
+def test_distances_among_points_are_kept_until_there_are_more():
+    x = normal(12, 3)
+    points, rest = Points(), Points()
+    points.update(x[:7], torch.arange(7))
+    rest.update(x[7:], torch.arange(7, 12))
+    for more, among in ((lambda: None, x[:7]), (lambda: points.merge(rest), x)):
+        more()
+        brute = torch.cdist(among, among).fill_diagonal_(float("inf")).sort(1).values
+        torch.testing.assert_close(points.around(4).sqrt(), brute[:, :4], rtol=1e-9, atol=1e-9)
+    points.around(2)
+    again = Points.of_state(points.state)
+    assert again.around(4).data_ptr() == points.state["around"].data_ptr()  # and computed no more
+    again.update(normal(1, 3, index=1), torch.tensor([12]))
+    assert again.around(4).shape == (13, 4)
+    assert "around" not in Points.of_state(Rows.of_state(points.state).state).state  # as older files are
 
 
 def test_split_entropies_merge_to_the_inception_score_of_one_pass():

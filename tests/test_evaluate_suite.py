@@ -66,6 +66,21 @@ def test_features_do_not_depend_on_the_batch(bars, trained):
     assert features.shape == (10, trained.protocol.widths[-1])
 
 
+def test_samples_that_come_class_by_class_have_the_errors_of_mixed_ones(bars, trained):
+    images, labels = pictures(90, index=1)
+    sort = labels.argsort(stable=True)
+
+    def errors(rows, known):
+        drawn_for = labels[rows] if known else None
+        found = evaluate_samples(images[rows], drawn_for, *bars, trained, progress=False)
+        return {key: found[key]["standard_error"] for key in ("frechet_distance", "recall", "coverage")}
+
+    mixed = errors(torch.arange(90), known=True)
+    assert errors(sort, known=True) == pytest.approx(mixed, rel=1e-2)
+    # Where nothing is known of their classes, these are drawn with them.
+    assert errors(sort, known=False)["frechet_distance"] > 2 * mixed["frechet_distance"]
+
+
 @pytest.mark.parametrize(("shape", "task"), [((1, 8, 8), "rotation"), ((3, 9, 24), "reflection")])
 def test_without_labels_a_pretext_is_learnt(shape, task):
     images, _ = pictures(120, shape=shape)

@@ -26,6 +26,7 @@ from ditkit.evaluate.frechet import Gaussian, frechet_gaussian
 from ditkit.evaluate.jackknife import GROUPS, left_out, standard_error
 from ditkit.evaluate.measured import measure
 from ditkit.evaluate.statistics import Moments
+from ditkit.evaluate.strata import in_turn
 from tests.running import ditkit, environment, made
 
 ON_BUDGET = [
@@ -120,6 +121,18 @@ def test_every_group_left_out_has_all_classes() -> None:
     labels = torch.arange(200) % 10
     without = left_out(lambda kept: float(kept.bincount(minlength=10).amin()), labels)
     assert without.tolist() == [18.0] * GROUPS
+
+
+def test_rows_in_turn_have_all_classes_in_every_run() -> None:
+    turns = torch.arange(200) % 10
+    assert torch.equal(in_turn(turns, 200), torch.arange(200))
+    few_and_many = torch.tensor([1] * 20 + [7] * 180)
+    groups = few_and_many[in_turn(few_and_many, 200)].view(GROUPS, 20)
+    assert (groups == 1).sum(1).tolist() == [2] * GROUPS
+    unknown = in_turn(None, 200)
+    assert torch.equal(unknown.sort().values, torch.arange(200))
+    assert turns.sort().values[unknown].view(GROUPS, 20).unique(dim=1).shape[1] > 5
+    assert in_turn(torch.zeros(0, dtype=torch.int64), 0).tolist() == []
 
 
 def test_the_jackknife_of_a_frechet_distance_is_what_new_samples_would_show() -> None:

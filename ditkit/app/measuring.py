@@ -40,16 +40,16 @@ from ditkit.evaluate.protocol import protocol_hash
 CHECKED = 2_000
 """Samples that are looked at for copies of training images, at most: the first ones."""
 ONE_SET = (
-    "of one set of samples: influence of each sample (Fréchet distance, less its second order; MMD), jackknife of "
-    "groups (recall, coverage; Fréchet distance of few samples), binomial (other fractions), of the mean, over splits "
-    "(Inception Score)"
+    "of one set of samples, in their classes' shares: influence of each sample (Fréchet distance, less its second "
+    "order; MMD), jackknife of groups (recall, coverage; Fréchet distance of few samples), binomial (other fractions), "
+    "of the mean, over splits (Inception Score)"
 )
 
 
 class Subject(Samples, Protocol):
     """Samples, with what their protocol says of how they came to be.
 
-    shape: (C, H, W). labels: (N,), and captions, one each; None where they have none.
+    shape: (C, H, W). labels: (N,), and captions, one each; None where they have none. strata: see ``measured.Side``.
     """
 
     @property
@@ -63,6 +63,9 @@ class Subject(Samples, Protocol):
 
     @property
     def captions(self) -> Sequence[str] | None: ...
+
+    @property
+    def strata(self) -> Tensor | None: ...
 
 
 def reference(model: Model, source: str | None, space: Space | None = None) -> Reference:
@@ -144,7 +147,7 @@ def measure(
     labelled, captioned = subject.labels is not None, subject.captions is not None
     against.check(subject.shape, len(subject), labelled=labelled, captioned=captioned)
     quantities = against.quantities
-    side, first, seconds = Side(len(subject)), [], 0.0
+    side, first, seconds = Side(len(subject), strata=subject.strata), [], 0.0
     every = "images" in quantities or npz is not None
     parts = collect(
         _Judged(subject, against.labelled),

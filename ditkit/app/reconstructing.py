@@ -34,6 +34,7 @@ from ditkit.evaluate.jackknife import GROUPS, left_out, standard_error
 from ditkit.evaluate.measured import Side, measure
 from ditkit.evaluate.networks.lpips import LPIPS
 from ditkit.evaluate.statistics import SPREAD, Mean
+from ditkit.evaluate.strata import in_turn
 from ditkit.evaluate.suite import FEWEST, compare
 from ditkit.train import checkpoint
 
@@ -219,6 +220,7 @@ def metrics_of(said: Reconstructed, space: Space) -> dict[str, Any]:
 def _error_of_pairs(images: Side, made: Side) -> dict[str, Any]:
     """What stands in place of the distance's own error, which takes the images as given: both are drawn together."""
     pairs = torch.stack([side["features"].rows for side in (images, made)], dim=1)
+    pairs = pairs[in_turn(None, len(pairs))]  # the images of a data set, whose classes are drawn with them
     if len(pairs) < 2 * GROUPS:
         return {}
     error = standard_error(left_out(lambda some: frechet_distance(some[:, 0], some[:, 1]), pairs))

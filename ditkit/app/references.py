@@ -29,7 +29,7 @@ from ditkit.evaluate.measured import BATCH, Side, observe
 from ditkit.evaluate.networks.network import FeatureNetwork, as_rgb, load_network
 from ditkit.evaluate.npz import image_writer, read_statistics, statistics_of
 from ditkit.evaluate.reference import cached_reference, reference_fingerprint
-from ditkit.evaluate.suite import FEWEST, check_possible, compare, needed, needed_of_samples, too_few
+from ditkit.evaluate.suite import FEWEST, check_possible, compare, needed, needed_of_samples, prepare, too_few
 
 MOST = 50_000
 """Real images that are measured against, at most; of a larger set, evenly spaced ones."""
@@ -242,7 +242,7 @@ def _of_images(
     check_possible(space.scores, network, images.shape, len(images), labelled=labels is not None)
     seen = f"{fingerprint}, {len(images)} of {images.shape}, classes {classes if labels is not None else 'none'}"
     fingerprint = reference_fingerprint(seen, network, needed(space.scores))
-    measure = functools.partial(_measure, images, labels, network, needed(space.scores))
+    measure = functools.partial(_measure, images, labels, network, space.scores)
     side = cached_reference(folder / "references", fingerprint, measure)
     return Reference(source, fingerprint, network, side, space, classes if labels is not None else (), images)
 
@@ -266,12 +266,13 @@ def network_of(
     )
 
 
-def _measure(images: Images, labels: Tensor | None, network: FeatureNetwork, quantities: Sequence[str]) -> Side:
+def _measure(images: Images, labels: Tensor | None, network: FeatureNetwork, scores: Sequence[str] | None) -> Side:
     """The images' side, a batch at a time: they need not fit in memory."""
-    side = Side(len(images))
+    side, quantities = Side(len(images)), needed(scores)
     for rows in tqdm(torch.arange(len(images)).split(BATCH), "features of the reference", delay=2, leave=False):
         batch = images.get(rows)
         observe(side, network, batch, rows, quantities, labels=None if labels is None else labels[rows])
+    prepare(side, scores)
     return side
 
 

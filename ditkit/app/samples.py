@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,9 +28,6 @@ from ditkit.evaluate.images import check_values, looked_at
 from ditkit.evaluate.parts import Each, Given
 from ditkit.evaluate.suite import FEWEST
 from ditkit.train.ema import MAIN, decays
-
-LABELS = {"balanced": "balanced: each class in turn", "random": "random: each class as likely, drawn from the seed"}
-"""How a sample's class is chosen, in the protocol's words."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +56,7 @@ class RunSamples:
     def of(cls, model: Model, plan: Plan) -> RunSamples:
         """The samples, their labels drawn."""
         classes = len(model.names(plan.sampling))
-        return cls(model, plan, _CHOICE[plan.labels](classes, plan) if classes else None)
+        return cls(model, plan, LABELS[plan.labels].choose(classes, plan) if classes else None)
 
     def __len__(self) -> int:
         return self.plan.num
@@ -72,6 +69,11 @@ class RunSamples:
     @property
     def captions(self) -> None:
         """None: a run's samples are drawn for classes or for nothing."""
+
+    @property
+    def strata(self) -> Tensor | None:
+        """See ``measured.Side``: labels, where they are not drawn with the samples."""
+        return self.labels if LABELS[self.plan.labels].shares else None
 
     def part(self, rows: range, each: Each) -> Given:
         """See ``parts.Samples``."""
@@ -92,7 +94,7 @@ class RunSamples:
         return {
             "sampling": sampling,
             "size": list(self.model.size),
-            "labels": "none" if self.labels is None else LABELS[plan.labels],
+            "labels": "none" if self.labels is None else LABELS[plan.labels].words,
             "seeds": [plan.seed, plan.seed + plan.num - 1],
             "weights": plan.weights if decay is None else MAIN,  # the same length by either name is one protocol
             "ema_decay": decay,
@@ -118,7 +120,22 @@ def _random(classes: int, plan: Plan) -> Tensor:
     return (torch.rand(plan.num, dtype=torch.float64, generator=draws) * classes).long()
 
 
-_CHOICE = {"balanced": _balanced, "random": _random}
+class LabelRule(NamedTuple):
+    """How samples' classes are chosen. words: in the protocol. choose: labels (num,) of so many classes by a plan.
+
+    shares: whether every class has its share of the samples.
+    """
+
+    words: str
+    choose: Callable[[int, Plan], Tensor]
+    shares: bool
+
+
+LABELS = {
+    "balanced": LabelRule("balanced: each class in turn", _balanced, shares=True),
+    "random": LabelRule("random: each class as likely, drawn from the seed", _random, shares=False),
+}
+"""By the names of ``evaluate --labels``."""
 
 
 def _channels(opened: Source, seen: Survey) -> int | None:
@@ -194,6 +211,11 @@ class FileSamples:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def strata(self) -> Tensor | None:
+        """See ``measured.Side``: all classes that they have, also those that the reference has not."""
+        return self.images.labels
 
     @property
     def shape(self) -> tuple[int, int, int]:

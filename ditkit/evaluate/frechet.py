@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ditkit.base.errors import UserError
+from ditkit.evaluate.strata import between, variance
 
 ROWS = 4096
 """Features at a time."""
@@ -57,8 +58,12 @@ def frechet_gaussian(a: Gaussian, b: Gaussian) -> float:
     return max(0.0, distance.item())
 
 
-def frechet_standard_error(reference: Gaussian, generated: Gaussian, features: Tensor) -> float:
+def frechet_standard_error(
+    reference: Gaussian, generated: Gaussian, features: Tensor, strata: Tensor | None = None
+) -> float:
     """Standard error of the distance of ``reference`` to ``generated``, by the spread of its features (N, D).
+
+    strata: the class (N,) of each, where every class has its share of them (see ``strata``).
 
     To first order a feature x moves the distance by its influence (Hampel 1974), with z = x - mu: 2 (mu - m).z + z.z -
     z.T z, T being the derivative of the root's trace, the optimal transport from the generated distribution to the
@@ -77,16 +82,26 @@ def frechet_standard_error(reference: Gaussian, generated: Gaussian, features: T
         z = batch.double() - generated.mean
         moved = (z @ axes).square() @ (1 / roots)
         influences.append(2 * z @ (generated.mean - reference.mean) + z.square().sum(1) - moved)
-    variance = torch.cat(influences).var().item() / len(features)
-    return (variance - min(_second_order(roots, generated, len(features)), variance / 2)) ** 0.5
+    first = variance(torch.cat(influences), strata) / len(features)
+    fixed = between(features, generated.mean, strata)  # K D
+    second = _second_order(roots, generated.factor, fixed @ axes, fixed) / len(features) ** 2
+    return (first - min(second, first / 2)) ** 0.5
 
 
-def _second_order(roots: Tensor, generated: Gaussian, count: int) -> float:
-    """Variance of the second-order part of the distance to ``count`` normal features; roots (K,) of the transport.
+def _second_order(roots: Tensor, factor: Tensor, fixed: Tensor, fixed_features: Tensor) -> float:
+    """Variance, times their number squared, of the second-order part of the distance to normal features.
 
-    With E the error of diag(s^2) this part is sum E_ij^2 / (2 s_i s_j (s_i + s_j)), and that of the mean |e|^2.
+    roots: s (K,) of the transport. factor: of the features' covariance. fixed, fixed_features: factors of what other
+    draws do not change of diag(s^2) and of the covariance: what lies between strata.
+
+    With E the error of diag(s^2) this part is sum E_ij^2 / (2 s_i s_j (s_i + s_j)), and that of the mean |e|^2. That
+    of E_ij^2 is 2 V_ij^2, where V_ij is s_i^2 s_j^2 (once more for i = j) less the same of what is fixed.
     """
-    each = roots[:, None] * roots / (roots[:, None] + roots)
-    of_covariance = each.square().sum() + each.diagonal().square().sum()
-    of_mean = 2 * (generated.factor @ generated.factor.T).square().sum()
-    return ((of_covariance + of_mean) / count**2).item()
+    s, b = roots, fixed.T @ fixed
+    whole = torch.outer(s, s).square() + torch.diag(s**4)
+    moved = (whole - torch.outer(b.diagonal(), b.diagonal()) - b.square()).clamp(min=0)
+    weight = 1 / (2 * torch.outer(s, s) * (s[:, None] + s))
+    each = (weight * moved).square()
+    of_covariance = 4 * each.sum() - 2 * each.diagonal().sum()  # E_ij and E_ji are one
+    within = factor.T @ factor - fixed_features.T @ fixed_features
+    return (of_covariance + 2 * within.square().sum()).item()

@@ -28,7 +28,7 @@ def left_out(
 def groups_of(count: int, groups: int = GROUPS) -> Tensor:
     """The group (count,) int64, 0..groups-1, of each of so many rows.
 
-    Runs, not every groups-th row: where classes take turns, each run has all of them.
+    Runs, not every groups-th row: where classes take turns, each run has all of them (see ``strata.in_turn``).
     """
     return torch.arange(count) * groups // count
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ditkit.base.errors import UserError
-from ditkit.base.rng import generator
 from ditkit.evaluate.features import check_features
 from ditkit.evaluate.neighbours import squared_distances
+from ditkit.evaluate.strata import in_turn, variance
 
 BLOCK = 4096
 """Rows of one block of a kernel matrix."""
@@ -152,30 +152,27 @@ def published_subsets(n: int, m: int, subsets: int, size: int, seed: int = 2020)
         )
 
 
-def mmd_standard_error(generated: Tensor, real: Tensor, kernel: Kernel, *, progress: bool = False) -> float:
+def mmd_standard_error(
+    generated: Tensor, real: Tensor, kernel: Kernel, *, strata: Tensor | None = None, progress: bool = False
+) -> float:
     """Standard error of MMD^2 by the spread of the samples generated (N, D), the reference real (M, D) being given.
 
     To first order a sample moves MMD^2 by twice its influence, its mean similarity to the other samples less that to
     the reference (Gretton et al. 2012, section 4.1: the variance of the first projection). Of larger sets,
-    ``WITNESSES`` rows of each, chosen at random, tell. Raises UserError as ``kernel_sums``.
+    ``WITNESSES`` rows of each tell, all strata in their shares. strata: the class (N,) of each sample, where every
+    class has its share of them (see ``strata``). Raises UserError as ``kernel_sums``.
     """
     check_features(generated, real, fewest=2)
-    x, y = (_witnesses(features, number) for number, features in enumerate((generated, real)))
+    chosen = in_turn(strata, len(generated))[:WITNESSES]
+    x, y = generated[chosen], real[in_turn(None, len(real))[:WITNESSES]]
     influences = []
     for start in tqdm(range(0, len(x), BLOCK), "kernel's error", delay=2, disable=not progress, leave=False):
         rows = x[start : start + BLOCK].double()
         own = kernel(rows, rows).diagonal()
-        alike, across = (sum(kernel(rows, part.double()).sum(1) for part in others.split(BLOCK)) for others in (x, y))
+        alike, across = (sum(kernel(rows, part.double()).sum(1) for part in points.split(BLOCK)) for points in (x, y))
         influences.append((alike - own) / (len(x) - 1) - across / len(y))
-    return 2 * torch.cat(influences).std().item() / len(generated) ** 0.5
-
-
-def _witnesses(features: Tensor, number: int) -> Tensor:
-    """The rows, or ``WITNESSES`` of more."""
-    if len(features) <= WITNESSES:
-        return features
-    draws = generator(0, "evaluate.witnesses", number)
-    return features[torch.randperm(len(features), generator=draws)[:WITNESSES]]
+    first = variance(torch.cat(influences), None if strata is None else strata[chosen])
+    return 2 * (first / len(generated)) ** 0.5
 
 
 def clip_mmd(generated: Tensor, real: Tensor, *, sigma: float = CMMD_SIGMA, progress: bool = False) -> float:

@@ -15,6 +15,7 @@ from ditkit.base.errors import UserError, at_least_one
 from ditkit.evaluate.frechet import Gaussian
 from ditkit.evaluate.images import check_images, check_labels
 from ditkit.evaluate.networks.network import FeatureNetwork, Taps
+from ditkit.evaluate.points import Points
 from ditkit.evaluate.statistics import Mean, Moments, Rows, SplitEntropies, Statistic, shuffled_splits
 
 BATCH = 256
@@ -52,11 +53,13 @@ class Side:
     """One set of images as statistics by the name of their quantity; sides of parts of a set merge.
 
     total: images of the whole set, of which ``count`` have been seen; both 0 where a file of statistics says no more.
+    strata: (total,) int64, the class of each where every class has its share of them (see ``strata``); None: none has.
     """
 
     total: int
     count: int = 0
     held: dict[str, Statistic | Gaussian] = field(default_factory=dict)
+    strata: Tensor | None = None
 
     def update(self, batch: Batch, quantities: Iterable[str]) -> None:
         """Adds a batch to those of ``quantities`` for which it has what it takes."""
@@ -171,6 +174,7 @@ def measure(
             f"{len(captions)} captions of {len(images)} {what}, expected one for each: give as many, in order"
         )
     side, keep = Side(len(images)), DEFAULT if quantities is None else tuple(quantities)
+    side.strata = labels
     starts = range(0, len(images), at_least_one("batch", batch))
     for start in tqdm(starts, "features", delay=2, disable=not progress, leave=False):
         rows = slice(start, start + batch)
@@ -231,7 +235,7 @@ QUANTITIES = {
         lambda s, b: s.update(b.taps.spatial, b.index),
     ),
     "features": Quantity(
-        "features of all images", Rows, lambda total: Rows(), lambda b: True,
+        "features of all images", Points, lambda total: Points(), lambda b: True,
         lambda s, b: s.update(b.taps.features, b.index),
     ),
     "entropies": Quantity(

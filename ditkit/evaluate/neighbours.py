@@ -85,10 +85,14 @@ def density_coverage(real: Tensor, generated: Tensor, k: int = 5, *, progress: b
     return reach(real, generated, [k], progress=progress)[0].density_coverage
 
 
-def reach(real: Tensor, generated: Tensor, ks: Sequence[int], *, progress: bool = False) -> list[Reach]:
+def reach(
+    real: Tensor, generated: Tensor, ks: Sequence[int], *, around: Tensor | None = None, progress: bool = False
+) -> list[Reach]:
     """How real (N, D) and generated (M, D) features lie in one another's balls, for each k in one pass.
 
     The k-th neighbour does not count the point itself. Distances are float64. Memory: the features and a few tiles.
+    generated: in an order of which any run is like any other (``strata.in_turn``), for the standard errors.
+    around: ``squared_neighbours`` of real, to the largest k or beyond; made here where it is None.
     Raises UserError with k or fewer rows, different widths or non-finite values.
     """
     if min(ks) < 1:
@@ -96,7 +100,9 @@ def reach(real: Tensor, generated: Tensor, ks: Sequence[int], *, progress: bool 
     check_features(real, generated, fewest=max(ks) + 1)
     centre = real.mean(0, dtype=torch.float64)
     columns = [k - 1 for k in ks]
-    real_radii = squared_neighbours(real, max(ks), centre, progress=progress)[:, columns]
+    if around is None:
+        around = squared_neighbours(real, max(ks), progress=progress)
+    real_radii = around[:, columns]
     group = groups_of(len(generated))
     nearest = _nearest_of_groups(generated, max(ks), centre, group, progress)
     generated_radii = _nearest(nearest, max(ks))[:, columns]
@@ -129,9 +135,10 @@ def reach(real: Tensor, generated: Tensor, ks: Sequence[int], *, progress: bool 
     return found
 
 
-def squared_neighbours(points: Tensor, k: int, centre: Tensor, *, progress: bool = False) -> Tensor:
-    """Squared distances (N, k), rising, of every point (N, D) to its k nearest neighbours, itself not counted."""
-    return _nearest(_nearest_of_groups(points, k, centre, torch.zeros(len(points), dtype=torch.int64), progress), k)
+def squared_neighbours(points: Tensor, k: int, *, progress: bool = False) -> Tensor:
+    """Squared distances (N, k) float64, rising, of every point (N, D) to its k nearest, itself not counted."""
+    one_group = torch.zeros(len(points), dtype=torch.int64)
+    return _nearest(_nearest_of_groups(points, k, points.mean(0, dtype=torch.float64), one_group, progress), k)
 
 
 def _nearest_of_groups(points: Tensor, k: int, centre: Tensor, group: Tensor, progress: bool) -> Tensor:

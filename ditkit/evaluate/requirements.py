@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ditkit.base.errors import UserError
-from ditkit.evaluate.measured import QUANTITIES, Measured, Score
+from ditkit.evaluate.measured import QUANTITIES, Measured, Score, Side
 from ditkit.evaluate.networks.network import FeatureNetwork
 
 Function = Callable[[Measured], dict[str, Score]]
@@ -20,6 +20,8 @@ class Requirements:
     fewest: images of every side it needs, below which it has no meaning. enough: images from which its bias no longer
     matters, also as a function of what was measured. bias: what fewer do to it, to follow "with 200 images ".
     space: what feature space it needs besides, to follow "it needs "; None where a network is such a one.
+    alone: what it computes of the reference alone, and finds there afterwards: it is called once, when the reference
+    has been measured, and what it computed is kept with it.
     """
 
     samples: tuple[str, ...] = ()
@@ -29,6 +31,7 @@ class Requirements:
     enough: Callable[[Measured], int] = lambda measured: 0
     bias: str = ""
     space: Callable[[FeatureNetwork], str | None] = lambda network: None
+    alone: Callable[[Side], object] = lambda real: None
 
     def missing(self, measured: Measured) -> str | None:
         """Why the score cannot be computed, in words; None when it can."""
@@ -74,10 +77,11 @@ def score(
     enough: int | Callable[[Measured], int] = 0,
     bias: str = "",
     space: Callable[[FeatureNetwork], str | None] = lambda network: None,
+    alone: Callable[[Side], object] = lambda real: None,
 ) -> Callable[[Function], Function]:
     """Marks a function as a score of the suite; see ``Requirements`` for the arguments."""
     threshold = enough if callable(enough) else lambda measured: enough
-    requirements = Requirements(samples, reference, errors, fewest, threshold, bias, space)
+    requirements = Requirements(samples, reference, errors, fewest, threshold, bias, space, alone)
 
     def mark(function: Function) -> Function:
         function.requirements = requirements  # pyright: ignore[reportFunctionMemberAccess]

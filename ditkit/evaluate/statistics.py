@@ -197,7 +197,7 @@ class Rows:
         return {"rows": self._rows[0], "index": self._index[0]}
 
     @classmethod
-    def of_state(cls, state: Mapping[str, Tensor]) -> Rows:
+    def of_state(cls, state: Mapping[str, Tensor]) -> Self:
         """The rows whose state this is."""
         found = cls()
         found.update(state["rows"], state["index"])

@@ -79,6 +79,14 @@ def needed_of_samples(scores: Sequence[str] | None = None) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*needed(scores), *errors]))
 
 
+def prepare(real: Side, scores: Sequence[str] | None = None) -> None:
+    """Computes what these scores, or all, compute of the reference alone; it is kept with it."""
+    for function in chosen(scores):
+        requirements = requirements_of(function)
+        if all(name in real.held for name in requirements.reference):
+            requirements.alone(real)
+
+
 def compare(
     real: Side, generated: Side, network: FeatureNetwork, *, scores: Sequence[str] | None = None
 ) -> dict[str, dict[str, Any]]:

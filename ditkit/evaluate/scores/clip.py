@@ -23,7 +23,9 @@ def cmmd(measured: Measured) -> dict[str, Score]:
     generated, real = measured.generated.features, measured.real.features
     value = kernels.clip_mmd(generated, real, progress=True)
     kernel = kernels.rbf(kernels.CMMD_SIGMA)
-    error = kernels.CMMD_SCALE * kernels.mmd_standard_error(generated, real, kernel, progress=True)
+    error = kernels.CMMD_SCALE * kernels.mmd_standard_error(
+        generated, real, kernel, strata=measured.generated.strata, progress=True
+    )
     return {"cmmd": Score(value, measured.generated.count, error, INFLUENCE)}
 
 

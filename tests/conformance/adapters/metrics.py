@@ -92,8 +92,7 @@ def kid(case: Case, name: str, kernel: Kernel, generated: Tensor, real: Tensor) 
 
 def precision_recall(k: int, found: Reach, real: Tensor, generated: Tensor) -> dict[str, Tensor]:
     precision, recall = found.precision_recall
-    centre = real.mean(0)
-    radii = {i: squared_neighbours(x, k, centre)[:, -1].sqrt() for i, x in ((1, generated), (2, real))}
+    radii = {i: squared_neighbours(x, k)[:, -1].sqrt() for i, x in ((1, generated), (2, real))}
     distances = torch.cdist(generated, real, compute_mode="donot_use_mm_for_euclid_dist")
     margin = min(((distances - r).abs() / r).min().item() for r in (radii[1][:, None], radii[2]))
     return {
