@@ -467,7 +467,7 @@ def test_what_is_in_the_way_of_the_results_stays_and_is_named_before_long_work(
         place.mkdir()
     else:
         place.write_text("mine")
-    for work in ("ditkit.app.references.cached_classifier", "ditkit.app.model.Model.draw"):
+    for work in ("ditkit.evaluate.classifier.train_classifier", "ditkit.app.model.Model.draw"):
         monkeypatch.setattr(work, _never)
     told = {"samples.npz": ["--npz", place], "reference.npz": ["--reference-npz", place], "out": ["--out", place]}
     assert_refused(ditkit("evaluate", copied, *told.get(name, [])), f"{place} is a")

@@ -160,8 +160,7 @@ def open_reference(
     and captions. Raises UserError on images that do not fit, unknown classes, a network or weights that are missing,
     and, before anything is trained or measured, for a score that was asked for by name and cannot be had.
     """
-    for name in (CLASSIFIER, MEASURED):
-        check_folder(folder / name)
+    check_folder(folder / MEASURED)
     if holds_statistics(source):
         return _of_statistics(source, shape, space, folder, device, captioned)
     crop = LatentStore(source).plan.preprocessing.made() if is_store(source) else crop

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ditkit.base.errors import UserError, at_least_one
-from ditkit.base.files import atomic_folder, write_json
+from ditkit.base.files import atomic_folder, check_folder, write_json
 from ditkit.base.rng import generator
 from ditkit.base.tensors import save_tensors
 from ditkit.evaluate import task as tasks
@@ -235,8 +235,9 @@ def cached_classifier(
 
     It fits when data, seed, architecture and training recipe are the same. A damaged or stale one is replaced.
     A training that was killed goes on where it was, with the same weights in the end.
-    Arguments and errors as ``train_classifier``.
+    Arguments and errors as ``train_classifier``; UserError too where ``folder`` is a file.
     """
+    check_folder(Path(folder))
     classes = None if labels is None else num_classes
     wanted = (fingerprint(images, labels), seed, _architecture(WIDTHS), classes)
     try:

@@ -101,13 +101,13 @@ def main(args: Sequence[str]) -> int:
     if options.samples is None:
         raise UserError("what to measure is missing: expected a run's folder, a folder of images or an .npz")
     from ditkit.app.kind import own
-    from ditkit.base.files import check_writable
+    from ditkit.base.files import check_file
     from ditkit.base.workers import workers
 
     place = Path(options.samples)
     if (place / "recipe.yaml").is_file() and (other := own(place, "evaluate")) is not None:
         _check_options(options, OF_OWN_KIND, f"{place} is no run that draws samples, and is measured on its own data")
-        check_writable(place)
+        check_file(place / "metrics.json")
         measured = other(place, num=options.num, device=options.device, space=_space(options))
         print(f"{table(measured)}\n{notes(measured)}\nwritten to {place / 'metrics.json'}")
         return 0
