@@ -34,6 +34,7 @@ from ditkit.process.grids import uniform as sampling_grid
 from ditkit.sample import sample, trajectory
 from ditkit.solvers.state import State
 from tests.running import TINY, ditkit, draw_images, environment, made, root, train
+from tests.test_refusals import assert_refused
 
 COMMANDS = ["demo", "evaluate", "info", "likelihood", "report", "sample", "study", "train"]
 
@@ -268,6 +269,11 @@ def test_the_files_of_a_sampling(run: Path, tmp_path: Path) -> None:
     assert ditkit("sample", run, "--num", 1).code == 0
     assert (run / "samples" / "seed-0" / "grid.png").is_file()
     assert ditkit("sample", run, "--num", 1).code == 2  # the folder by default is not overwritten either
+
+
+def test_how_a_foreign_checkpoint_is_read_is_not_silently_unused(run: Path) -> None:
+    assert_refused(ditkit("info", run, "--heads", 3), "--heads 3", f"{run} is no file", "leave it out")
+    assert_refused(ditkit("info", "solvers", "--input-size", 3, 4), "--input-size 3 4", "solvers is no file")
 
 
 def test_info(run: Path, unconditional: Path) -> None:

@@ -296,6 +296,11 @@ def test_the_command_on_a_run_and_on_what_guides_it(run: Path, pets: Path, tmp_p
     assert [work["name"] for work in found["works"]] == ["training"]
 
 
+def test_a_run_of_pixels_has_no_autoencoder(run: Path) -> None:
+    refused = ditkit("cost", run, "--autoencoder", "kl")
+    assert_refused(refused, "--autoencoder kl", "diffuses pixels", "leave it out")
+
+
 def test_an_autoencoder_needs_no_classes() -> None:
     said = made(ditkit("cost", "autoencoder_mnist", "--network.width", 8, "--depth", 0)).out
     assert "1x32x32" in said
@@ -314,6 +319,9 @@ def test_refusals(tmp_path: Path) -> None:
     for said in costing.presets(), costing.outlines(), build.known("autoencoder"), ready_recipes():
         assert not said.keys() - listed
     assert_refused(ditkit("cost"), "lacks what to count")
+    assert_refused(ditkit("cost", "inception", "--classes", 3), "--classes 3 does nothing with inception", "leave it")
+    assert_refused(ditkit("cost", "autoencoder_mnist", "--classes", 3), "--classes 3 does nothing", "(autoencoder)")
+    assert_refused(ditkit("cost", "DiT-S/8", "--json", tmp_path), f"{tmp_path} is a folder, expected a file")
     assert_refused(ditkit("cost", "mnist", "--data.size", "28"), "does not say what its images are like", "--classes")
     assert_refused(ditkit("cost", "imagenet256_dit"), "stabilityai/sd-vae-ft-ema", "--autoencoder")
 

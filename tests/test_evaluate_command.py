@@ -28,6 +28,7 @@ from ditkit.app.samples import FileSamples, Plan, RunSamples
 from ditkit.base.workers import Workers
 from ditkit.evaluate import parts as parts_module
 from ditkit.evaluate import points as points_module
+from ditkit.evaluate.classifier import untrained
 from ditkit.evaluate.copies import feature_copy_report
 from ditkit.evaluate.neighbours import squared_neighbours
 from ditkit.evaluate.npz import write_statistics
@@ -294,7 +295,7 @@ def test_statistics_and_images_in_one_file_as_adm_has_them(
     monkeypatch.setattr(references, "load_network", lambda *args: against.network)
     write_statistics(tmp_path / "statistics.npz", against.side)
     how = {"shape": model.shape, "classes": model.classes, "folder": tmp_path, "device": model.device}
-    only = open_reference(str(tmp_path / "statistics.npz"), space=Space("given"), **how)
+    only = open_reference(str(tmp_path / "statistics.npz"), space=Space("pixels"), **how)
     samples = RunSamples.of(model, Plan(model.run.recipe.sample, NUM))
     ours, theirs = (measuring.measure(samples, each, progress=None) for each in (against, only))
     assert ours is not None
@@ -306,7 +307,7 @@ def test_statistics_and_images_in_one_file_as_adm_has_them(
     images[:, :4] = np.arange(9)[:, None, None, None] * 25
     with np.load(tmp_path / "statistics.npz") as arrays:
         np.savez(tmp_path / "both.npz", arr_0=images, **arrays)
-    both = open_reference(str(tmp_path / "both.npz"), space=Space("given"), **how)
+    both = open_reference(str(tmp_path / "both.npz"), space=Space("pixels"), **how)
     scores = measuring.measure(samples, both, progress=None)
     assert scores is not None
     assert "recall" in scores.scores
@@ -360,6 +361,8 @@ def test_what_a_sweep_takes_the_place_of_is_not_silently_unused(mine: Path, tmp_
         (["--guidance", "4.0"], ["--sweep.guidance", "1.0", "2.0"], "leave it out"),
         (["--solver", "heun"], ["--sweep.solver", "ddim"], "add what it says to the sweep"),
         (["--solver-options", "eta", "0.5"], ["--sweep.solver", "ddim"], "add what it says to the sweep"),
+        (["--grid", "karras"], ["--sweep.solver", "ddim@uniform"], "leave it out"),
+        (["--grid-options", "rho", "3.0"], ["--sweep.solver", "ddim@karras"], "add what it says to the sweep"),
     ]:
         words = [" ".join(given), "does nothing", " ".join(swept), remedy]
         assert_refused(ditkit("evaluate", mine, *given, *swept), *words)
@@ -423,6 +426,92 @@ def test_a_score_that_the_feature_space_cannot_give_is_refused_before_long_work(
     assert_refused(ditkit("evaluate", mine, *asked), f"score '{score}' cannot be computed", why, "leave it out")
 
 
+@pytest.mark.parametrize(
+    ("score", "why"), [("cmmd", "feature network clip"), ("clip_score", "captions"), ("spatial_frechet_distance", "sp")]
+)
+def test_a_score_that_a_classifier_cannot_give_is_refused_before_one_is_trained(
+    mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, score: str, why: str
+) -> None:
+    monkeypatch.setattr(references, "cached_classifier", _never)
+    refused = ditkit("evaluate", mine, "--scores", "frechet_distance", score, "--out", tmp_path / "out")
+    assert_refused(refused, f"score '{score}' cannot be computed", why, "leave it out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_untrained_classifier_gives_what_a_trained_one_does(mine: Path) -> None:
+    trained = measuring.reference(load_model(open_run(mine)), None).classifier
+    taps = [each.look(torch.zeros(1, 1, 8, 8, dtype=torch.uint8)) for each in (trained, untrained((1, 8, 8), 2))]
+    assert taps[0].features.shape == taps[1].features.shape
+    assert taps[0].logits is not None
+    assert taps[1].logits is not None
+    assert taps[0].logits.shape == taps[1].logits.shape
+    assert untrained((1, 8, 8), None).look(torch.zeros(1, 1, 8, 8, dtype=torch.uint8)).logits is None
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"mu": 16, "sigma": 16}, ["16 numbers", "expected 64", "--features"]),
+        ({"arr_0": 9, "mu": 16, "sigma": 16}, ["16 numbers", "expected 64", "--features"]),
+        ({"mu_s": 64, "sigma_s": 64}, ["statistics alone (spatial features)", "none such", "--features"]),
+        ({"mu_s": 64}, ["holds mu_s, expected", "mu with sigma or mu_s with sigma_s", "save both"]),
+        ({"mu": 64, "sigma_s": 64}, ["holds mu, sigma_s, expected", "save both"]),
+    ],
+)
+def test_statistics_that_are_not_the_networks_are_refused_before_drawing(
+    mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrays: dict[str, int], words: list[str]
+) -> None:
+    made_of = {
+        "arr_0": lambda n: np.arange(n * 64, dtype=np.uint8).reshape(n, 8, 8, 1),
+        "mu": np.zeros,
+        "sigma": np.eye,
+    }
+    held: Any = {name: (made_of.get(name) or made_of[name[:-2]])(n) for name, n in arrays.items()}
+    np.savez(tmp_path / "other.npz", **held)
+    for place in ("ditkit.app.references._measure", "ditkit.app.model.Model.draw"):
+        monkeypatch.setattr(place, _never)
+    refused = ditkit("evaluate", mine, "--features", "pixels", "--reference", tmp_path / "other.npz")
+    assert_refused(refused, "other.npz", *words)
+
+
+@pytest.mark.parametrize("name", ["classifier", "references", "metrics.json", "samples.npz", "reference.npz", "out"])
+def test_what_is_in_the_way_of_the_results_stays_and_is_named_before_long_work(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    place = copied / name if (copied / name).exists() else tmp_path / name
+    if place.is_dir():
+        shutil.rmtree(place)
+    place.unlink(missing_ok=True)
+    if place.suffix:
+        place.mkdir()
+    else:
+        place.write_text("mine")
+    for work in ("ditkit.evaluate.classifier.train_classifier", "ditkit.app.model.Model.draw"):
+        monkeypatch.setattr(work, _never)
+    told = {"samples.npz": ["--npz", place], "reference.npz": ["--reference-npz", place], "out": ["--out", place]}
+    assert_refused(ditkit("evaluate", copied, *told.get(name, [])), f"{place} is a")
+    assert place.is_dir() if place.suffix else place.read_text() == "mine"
+
+
+def test_options_that_would_do_nothing_are_refused(mine: Path, unconditional: Path, tmp_path: Path) -> None:
+    for args, *words in [
+        (["--compare", mine, mine, "--num", 30], "--compare measures nothing", "leave out --num 30"),
+        ([mine, "--compare", mine, mine], f"leave out {mine}; expected no options but --compare"),
+        ([mine, "--features-weights", "w.pth"], "--features-weights w.pth does nothing", "--features self"),
+        (
+            [unconditional, "--labels", "random"],
+            "--labels random does nothing",
+            "unconditional",
+            "leave the option out",
+        ),
+    ]:
+        assert_refused(ditkit("evaluate", *args), *words)
+    plain = draw_images(tmp_path / "plain", [f"{i}.png" for i in range(9)])
+    refused = ditkit("evaluate", plain, "--reference", unconditional, "--scores", "class_accuracy")
+    assert refused.code == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["plain"]
+
+
 def _never(*args: Any, **kwargs: Any) -> None:
     raise AssertionError("this would be long work")
 
@@ -431,10 +520,11 @@ def test_a_score_that_the_samples_cannot_have_is_refused_before_they_are_measure
     pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = draw_images(tmp_path / "plain", [f"{i}.png" for i in range(9)])
-    monkeypatch.setattr(measuring, "collect", _never)
+    monkeypatch.setattr(references, "cached_classifier", _never)
     asked = ["--scores", "class_accuracy", "--out", tmp_path / "out"]
     refused = ditkit("evaluate", plain, "--reference", pets, *asked)
     assert_refused(refused, "'class_accuracy' cannot be computed", "labels of classes")
+    assert not (tmp_path / "out").exists()
 
 
 def test_other_words_for_the_same_drawing_are_one_protocol(mine: Path) -> None:

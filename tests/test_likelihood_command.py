@@ -54,6 +54,11 @@ def test_what_is_known_to_be_wrong_is_refused_before_the_model_is_read(
     monkeypatch.setattr("os.access", lambda path, mode: False)
     assert_refused(ditkit("likelihood", mine), str(mine), "not writable")
     assert_refused(ditkit("study", "solvers", mine), str(mine), "not writable")
+    monkeypatch.undo()
+    for command, name in (("likelihood", "likelihood.json"), ("report", "report.html"), ("report", "metrics.json")):
+        (mine / name).mkdir()
+        assert_refused(ditkit(command, mine), f"{mine / name} is a folder, expected a file", "move it away")
+        (mine / name).rmdir()
 
 
 def test_no_data_are_not_the_runs_own(mine: Path) -> None:

@@ -328,6 +328,20 @@ def test_a_bad_protocol_gets_one_line(text: str, words: list[str], tmp_path: Pat
     assert_refused(ditkit("reproduce", tmp_path / "bad.yaml"), *words)
 
 
+def test_what_cannot_be_written_or_measured_is_refused_before_anything_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Model, "draw", None)
+    (tmp_path / "out" / "reproduce.json").mkdir(parents=True)
+    folder = f"{tmp_path} is a folder, expected a file"
+    assert_refused(ditkit("reproduce", "digits", "--npz", tmp_path, "--out", tmp_path / "new"), folder)
+    assert_refused(ditkit("reproduce", "digits", "--out", tmp_path / "out"), "reproduce.json is a folder")
+    few = own(tmp_path / "few", scores=["frechet_distance", "inception_score"])
+    assert_refused(ditkit("reproduce", few, "--num", 20, "--out", tmp_path / "new"), "20 samples are too few", "100")
+    assert not (tmp_path / "new").exists()
+    assert_refused(ditkit("reproduce", "--num", 20), "--num 20 without a protocol's name", "ditkit reproduce lists")
+
+
 def test_an_unknown_name_has_a_nearest() -> None:
     assert_refused(ditkit("reproduce", "dit-xl-2-256-cfg1.50"), "did you mean 'dit-xl-2-256-cfg1.5'")
 

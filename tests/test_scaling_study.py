@@ -209,6 +209,8 @@ def test_a_model_that_fails_is_listed_and_stops_no_other(
         (["--train.minutes", 1, "--evaluate-every", None], "add --evaluate-every N"),
         (["--sample.solver", "dopri5"], "solver dopri5 chooses its own steps"),
         (["--sample.solver", "heun", "--evaluations", 0], "--evaluations 0"),
+        (["--features-weights", "w.pth"], "--features-weights w.pth does nothing with --features self"),
+        (["--out", __file__], f"{__file__} is a file, and results go to"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_any_training(
@@ -218,6 +220,16 @@ def test_what_makes_no_sense_is_refused_before_any_training(
     assert done.code == 2
     assert said in done.err[-1]
     assert not (tmp_path / "study" / "runs").exists()
+
+
+@pytest.mark.parametrize(("classes", "features"), [(True, "pixels"), (False, "self")])
+def test_without_a_judge_of_classes_the_metric_alone_is_measured(
+    pets: Path, tmp_path: Path, classes: bool, features: str
+) -> None:
+    small = ["--sizes", "8x1", "--patches", 4, "--evaluations", 2, "--looks", 1, "--evaluate-every", None]
+    out = tmp_path / "study"
+    made(study(pets, out, *small, "--features", features, "--data.classes" if classes else "--data.no-classes"))
+    assert points(out)["8x1/4"]["sampling"]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import ast
 import contextlib
 import importlib
 import io
+import itertools
 import os
 import re
 import sys
@@ -98,17 +99,22 @@ def telling(said: str) -> Iterator[None]:
         timer.cancel()
 
 
-_BEHIND = "Perhaps you meant:|Argument helptext:|For further information|For full helptext"
+_HELP = "Argument helptext:"
+_BEHIND = f"Perhaps you meant:|{_HELP}|For further information|For full helptext"
 _PLAINER = {
     r"Error parsing .*? validation errors? for \w+ (\S+) (.*?) \[type=\w+, input_value=(.*?), input.*": r"<\1> \3: \2",
     r"Error parsing (\S+): invalid literal for int\(\) with base 10: (.*)": r"\1 \2: expected a whole number",
     r"Error parsing (\S+): could not convert string to float: (.*)": r"\1 \2: expected a number",
+    r"Error parsing (\S+): Could not (?:find valid parse for|parse) arguments:? \[(.*?)\].*": r"\1 \2: expected {form}",
+    r"Error parsing (\S+): Failed to parse key-value pairs!": r"\1: expected {form}",
     r"Error parsing (\S+): no type matching (.*) could be instantiated from \[(.*?)\].*": r"\1 \3: expected \2",
     r"invalid choice (\S+) for argument '(\S+)'\. Expected one of \((.*)\)\.": r"\2 \1: expected one of \3",
+    r"Missing value for argument '(\S+)'\. Expected (\d+) values\.": r"\1 lacks a value: expected \2 in all",
     r"Unrecognized options: (-[^\s,]*).*": r"unknown option \1",
     r"Unrecognized options: ([^\s,]*).*": r"unexpected argument \1",
 }
-"""What the parser says, and the same with the option first, then the value, then what was expected."""
+"""What the parser says, and the same with the option first, then the value, then what was expected; form: as the help
+has it."""
 
 
 def _one_line(boxed: str, args: Sequence[str]) -> str:
@@ -118,8 +124,10 @@ def _one_line(boxed: str, args: Sequence[str]) -> str:
     words = " ".join(row for row in rows if row.strip("─-"))
     close = re.search(r"Perhaps you meant: (--\S+)", words)
     said = re.split(_BEHIND, words)[0].strip()
+    # the first row of an option's help is the option and the form of its values
+    form = next((row.partition(" ")[2] for above, row in itertools.pairwise(rows) if above == _HELP), "another")
     for pattern, plainer in _PLAINER.items():
-        said = re.sub(pattern, plainer, said)
+        said = re.sub(pattern, plainer.replace("{form}", form), said)
     said = re.sub("^<(.*?)>", lambda found: _flag(found[1], args), said)
     return said + (f"; did you mean {close[1]}?" if close else "")
 

@@ -107,9 +107,16 @@ def subject(named: Named, recipe: AnyRecipe, classes: int | None, autoencoder: s
     classes, autoencoder: win over what is named; the latter a registered name, or a folder or file of weights.
     UserError where neither options nor recipe nor data say what is needed.
     """
+    if classes is not None and not find_kind(recipe.kind).knows_classes:
+        raise UserError(
+            f"--classes {classes} does nothing with {named.what} ({recipe.kind}), which knows none: leave it out"
+        )
+    own = named.facts if recipe.data == named.recipe.data else None
+    if autoencoder is not None and own and own["autoencoder"] == Identity.identity:
+        raise UserError(f"--autoencoder {autoencoder}: {named.what} diffuses {Identity.identity}; leave it out")
     between = _autoencoder(recipe, autoencoder or named.autoencoder)
     classes = named.classes if classes is None else classes
-    facts = named.facts if named.facts and recipe.data == named.recipe.data else _facts(recipe, classes, between)
+    facts = own or _facts(recipe, classes, between)
     if classes is not None:
         facts = {**facts, "classes": [str(i) for i in range(classes)]}
     return Subject(recipe, facts, of_network(recipe, facts), between)

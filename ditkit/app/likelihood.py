@@ -29,6 +29,8 @@ from ditkit.evaluate.bits import Bits, How, bits_per_dim, probes_for
 from ditkit.evaluate.likelihood import default_times
 from ditkit.evaluate.statistics import SPREAD
 
+WRITTEN = "likelihood.json"
+
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
@@ -143,6 +145,6 @@ def entry(model: Model, num: int) -> dict[str, Any]:
 
 def write(run: Run, measured: dict[str, Any]) -> Path:
     """Writes the run's likelihood.json."""
-    path = run.folder / "likelihood.json"
+    path = run.folder / WRITTEN
     write_json(path, measured)
     return path

@@ -83,6 +83,7 @@ def reference(model: Model, source: str | None, space: Space | None = None) -> R
         folder=model.run.folder,
         device=model.device,
         crop=_crop(model.run.recipe.data) if source in (None, own) else CENTRE,
+        captioned=False,  # a run's samples are drawn for classes or for nothing
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +16,39 @@ from tqdm import tqdm
 
 from ditkit.app.recipe import Data
 from ditkit.app.stored import read_images
-from ditkit.base.errors import UserError
-from ditkit.base.files import expanded, sha256
+from ditkit.base.errors import UserError, unknown
+from ditkit.base.files import check_folder, expanded, sha256
 from ditkit.data.crops import Crop
 from ditkit.data.images import CENTRE, Images
 from ditkit.data.latents import LatentStore
 from ditkit.data.loading import load_images
 from ditkit.data.source import open_source
 from ditkit.data.store import is_store
-from ditkit.evaluate.classifier import Classifier, cached_classifier
+from ditkit.evaluate.classifier import Classifier, cached_classifier, untrained
 from ditkit.evaluate.images import check_same_shape, check_values, looked_at
 from ditkit.evaluate.measured import BATCH, Side, observe
-from ditkit.evaluate.networks.network import FeatureNetwork, as_rgb, load_network
-from ditkit.evaluate.npz import image_writer, read_statistics, statistics_of
+from ditkit.evaluate.networks.network import FeatureNetwork, as_rgb, available, load_network
+from ditkit.evaluate.npz import MOMENTS, image_writer, read_statistics, statistics_of
 from ditkit.evaluate.reference import cached_reference, reference_fingerprint
-from ditkit.evaluate.suite import FEWEST, check_possible, compare, needed, needed_of_samples, prepare, too_few
+from ditkit.evaluate.suite import (
+    FEWEST,
+    check_possible,
+    check_widths,
+    compare,
+    needed,
+    needed_of_samples,
+    prepare,
+    too_few,
+)
 
 MOST = 50_000
 """Real images that are measured against, at most; of a larger set, evenly spaced ones."""
 LEARNED_BYTES = 2 * 2**30
 """Pixels that the feature space "self" learns from, at most; of a larger set, evenly spaced ones."""
 SELF = "self"
+CLASSIFIER, MEASURED = "classifier", "references"
+"""Folders, in the one that is given, of the classifier and of measured references."""
 CENTRED = "shorter side, then the centre, as ADM crops"
-STATISTICS = {"mu.npy", "sigma.npy"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +56,22 @@ class Space:
     """With which eyes to measure. network: a feature network's name, or "self": a classifier of the reference.
 
     weights: the network's file or folder; None: where it looks for them. scores: names; None: all that can be had.
+    Raises UserError for an unknown name, and for weights of "self", which has none yet.
     """
 
     network: str = SELF
     weights: str | None = None
     scores: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.network not in (known := {SELF, *available()}):
+            raise unknown("feature network", self.network, known)
+        if self.network == SELF and self.weights is not None:
+            raise UserError(
+                f"--features-weights {self.weights} does nothing with --features {SELF}, a classifier that is trained "
+                "on the reference: leave it out, or name the network that they are of"
+            )
+        needed(self.scores)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,22 +158,35 @@ def open_reference(
     device: torch.device,
     resize: bool = True,
     crop: Crop = CENTRE,
+    labelled: bool = True,
+    captioned: bool = True,
 ) -> Reference:
     """The reference for samples of shape (C, H, W) whose labels number ``classes`` (none: no labels; None: its own).
 
     source: any data source, a latent store (the images it was made from), or an .npz of ADM's with images, statistics
     or both. folder: keeps classifier and statistics. resize: bring the images to the samples' size, by the still form
-    of ``crop`` or of a store's own; else they must have it. Raises UserError on images that do not fit, unknown
-    classes, and a network or weights that are missing.
+    of ``crop`` or of a store's own; else they must have it. labelled, captioned: whether the samples will have labels
+    and captions. Raises UserError on images that do not fit, unknown classes, a network or weights that are missing,
+    and, before anything is trained or measured, for a score that was asked for by name and cannot be had.
     """
-    needed(space.scores)
-    if _holds_statistics(source):
-        return _of_statistics(source, shape, space, folder, device)
+    check_folder(folder / MEASURED)
+    if holds_statistics(source):
+        return _of_statistics(source, shape, space, folder, device, captioned)
     crop = LatentStore(source).plan.preprocessing.made() if is_store(source) else crop
     images, fingerprint = _images(source, shape, resize, crop)
     names = tuple(images.classes if classes is None else classes)
     cropped = _cropped(crop, shape)
-    found = _of_images(source, images, f"{fingerprint}{cropped and ', '}{cropped}", names, space, folder, device)
+    found = _of_images(
+        source,
+        images,
+        f"{fingerprint}{cropped and ', '}{cropped}",
+        names,
+        space,
+        folder,
+        device,
+        labelled=labelled,
+        captioned=captioned,
+    )
     return dataclasses.replace(found, resizing=f"to the samples' size: {cropped or CENTRED}") if resize else found
 
 
@@ -159,7 +194,7 @@ def check_apart(samples: str, reference: str) -> None:
     """Raises UserError where the samples are the reference itself: its distance to itself says nothing."""
     both = [expanded(place) for place in (samples, reference)]
     if both[0].resolve() == both[1].resolve() or (
-        not _holds_statistics(reference) and origin(samples) == origin(reference)
+        not holds_statistics(reference) and origin(samples) == origin(reference)
     ):
         raise UserError(
             f"--reference {reference} is what is to be measured, {samples}: expected real images; give other ones"
@@ -168,7 +203,7 @@ def check_apart(samples: str, reference: str) -> None:
 
 def classes_of(source: str) -> tuple[str, ...]:
     """The names of a reference's classes, before it is read; none for a store or statistics."""
-    return () if is_store(source) or _holds_statistics(source) else open_source(source).classes
+    return () if is_store(source) or holds_statistics(source) else open_source(source).classes
 
 
 def _images(source: str, shape: tuple[int, int, int], resize: bool, crop: Crop) -> tuple[Images, str]:
@@ -236,32 +271,59 @@ def _of_images(
     space: Space,
     folder: Path,
     device: torch.device,
+    *,
+    labelled: bool,
+    captioned: bool,
+    held: Side | None = None,
 ) -> Reference:
+    """held: statistics that came with the images, which take the place of theirs; see ``open_reference`` for others."""
     labels = _labels(images, classes, source)
-    network = network_of(space, images, labels, len(classes), folder, device)
-    check_possible(space.scores, network, images.shape, len(images), labelled=labels is not None)
+    known = labelled and labels is not None
+
+    def check(network: FeatureNetwork) -> None:
+        if held is not None:
+            check_widths(f"--reference {source}", held, network, images.shape)
+        check_possible(space.scores, network, images.shape, len(images), labelled=known, captioned=captioned)
+
+    network = network_of(space, images, labels, len(classes), folder, device, check)
     seen = f"{fingerprint}, {len(images)} of {images.shape}, classes {classes if labels is not None else 'none'}"
     fingerprint = reference_fingerprint(seen, network, needed(space.scores))
     measure = functools.partial(_measure, images, labels, network, space.scores)
-    side = cached_reference(folder / "references", fingerprint, measure)
+    side = cached_reference(folder / MEASURED, fingerprint, measure)
+    if held is not None:
+        side.held.update(held.held)
+        side.count = min(side.count, held.count)
     return Reference(source, fingerprint, network, side, space, classes if labels is not None else (), images)
 
 
 def network_of(
-    space: Space, images: Images, labels: Tensor | None, num_classes: int, folder: Path, device: torch.device
+    space: Space,
+    images: Images,
+    labels: Tensor | None,
+    num_classes: int,
+    folder: Path,
+    device: torch.device,
+    check: Callable[[FeatureNetwork], None] = lambda network: None,
 ) -> FeatureNetwork:
-    """The space's network; of the space "self" one that is trained on these images, and kept in the folder."""
+    """The space's network; of the space "self" one that is trained on these images, and kept in the folder.
+
+    check: asks the network for what it is wanted for; before a training, one of its kind that has learned nothing.
+    """
     if space.network != SELF:
-        return load_network(space.network, space.weights, device)
+        network = load_network(space.network, space.weights, device)
+        check(network)
+        return network
     C, H, W = images.shape
+    known = None if labels is None else num_classes
+    check(untrained((C, H, W), known))
     rows = torch.arange(len(images))
     if len(images) * C * H * W > LEARNED_BYTES:
         rows = torch.linspace(0, len(images) - 1, LEARNED_BYTES // (C * H * W)).long()
     return cached_classifier(
-        folder / "classifier",
+        folder / CLASSIFIER,
         images.get(rows),
         None if labels is None else labels[rows],
-        num_classes=num_classes if labels is not None else None,
+        num_classes=known,
         device=device,
     )
 
@@ -276,30 +338,31 @@ def _measure(images: Images, labels: Tensor | None, network: FeatureNetwork, sco
     return side
 
 
-def _holds_statistics(source: str) -> bool:
+def holds_statistics(source: str) -> bool:
+    """Whether a source is an .npz with an array of ADM's statistics, whatever else it holds or lacks."""
     path = expanded(source)
     if path.suffix.lower() != ".npz" or not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
-        return set(archive.namelist()) >= STATISTICS
+        held = {name.removesuffix(".npy") for name in archive.namelist()}
+    return not held.isdisjoint(itertools.chain(*MOMENTS.values()))
 
 
 def _of_statistics(
-    source: str, shape: tuple[int, int, int], space: Space, folder: Path, device: torch.device
+    source: str, shape: tuple[int, int, int], space: Space, folder: Path, device: torch.device, captioned: bool
 ) -> Reference:
     """ADM's file: its statistics, and what only images give (recall) of the images in it, where there are some."""
+    held = read_statistics(expanded(source))
     if space.network == SELF:
         raise UserError(
             f"--reference {source} holds statistics of a network's features, which --features self does not know: name "
             "the network that they are of (inception, for ADM's files), or give images"
         )
-    held = read_statistics(expanded(source))
     if held.count:
         images, fingerprint = _images(source, shape, resize=False, crop=CENTRE)
-        found = _of_images(source, images, fingerprint, (), space, folder, device)
-        found.side.held.update(held.held)
-        found.side.count = min(found.side.count, held.count)
-        return found
+        how = {"labelled": False, "captioned": captioned}
+        return _of_images(source, images, fingerprint, (), space, folder, device, **how, held=held)
     network = load_network(space.network, space.weights, device)
+    check_widths(f"--reference {source}", held, network, shape)
     fingerprint = reference_fingerprint(f"statistics {sha256(expanded(source))}", network, held.held)
     return Reference(source, fingerprint, network, held, space)

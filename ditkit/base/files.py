@@ -116,18 +116,35 @@ def check_new_folder(folder: Path) -> None:
     """
     if folder.exists() and (not folder.is_dir() or not all(_HALF.search(path.name) for path in folder.iterdir())):
         raise UserError(f"--out {folder} exists and is not empty: choose another folder; nothing was written")
-    above = next(p for p in [folder, *folder.absolute().parents] if p.exists())
-    if not above.is_dir():
-        raise UserError(f"--out {folder} cannot be made: {above} is a file; choose another folder")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise UserError(f"--out {folder} cannot be made: {above} is not writable; choose another folder")
+    if closed := _closed(folder):
+        raise UserError(f"--out {folder} cannot be made: {closed[0]}; choose another folder")
 
 
 def check_writable(folder: Path) -> None:
     """Raises UserError unless files can be made in a folder, or it below the nearest one that is there."""
+    if closed := _closed(folder):
+        raise UserError(f"{closed[0]}, and results go to {folder}: {closed[1]}, or work elsewhere")
+
+
+def check_folder(path: Path) -> None:
+    """Raises UserError where ``path`` is there and is no folder: nothing else is replaced by one."""
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file, expected a folder or nothing of that name: move it elsewhere, or rename it")
+
+
+def check_file(path: Path) -> None:
+    """Raises UserError unless a file can be written as ``path``, in place of one that is there."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, expected a file or nothing of that name: give another, or move it away")
+    check_writable(path.parent)
+
+
+def _closed(folder: Path) -> tuple[str, str] | None:
+    """Why no file can be made in a folder, or it below the nearest one that is there, and the remedy; None: it can."""
     above = next(p for p in [folder, *folder.absolute().parents] if p.exists())
-    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
-        raise UserError(f"{above} is not writable, and results go to {folder}: make it writable, or work elsewhere")
+    if not above.is_dir():
+        return f"{above} is a file", "move it away"
+    return None if os.access(above, os.W_OK | os.X_OK) else (f"{above} is not writable", "make it writable")
 
 
 def clear_leftovers(folder: Path) -> None:
@@ -194,8 +211,12 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path | str) -> Iterator[Path]:
-    """Gives an empty folder to fill; on leaving without an error it becomes ``path``, replacing what was there."""
+    """Gives an empty folder to fill; on leaving without an error it becomes ``path``, replacing a folder there.
+
+    Raises UserError where a file is there.
+    """
     path = Path(path)
+    check_folder(path)
     with _beside(path) as temporary:
         yield temporary
         for file in temporary.rglob("*"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ditkit.base.errors import UserError, at_least_one
-from ditkit.base.files import atomic_folder, write_json
+from ditkit.base.files import atomic_folder, check_folder, write_json
 from ditkit.base.rng import generator
 from ditkit.base.tensors import save_tensors
 from ditkit.evaluate import task as tasks
@@ -167,6 +167,16 @@ def load_classifier(folder: Path | str) -> Classifier:
     return Classifier(net.eval(), protocol)
 
 
+def untrained(shape: Sequence[int], num_classes: int | None) -> Classifier:
+    """A classifier of images (C, H, W) that has learned nothing: what it gives is of the kind that a trained one gives.
+
+    num_classes: None: without labels. By it can be told beforehand what the training would be in vain for.
+    """
+    task = tasks.pretext(*shape[1:]) if num_classes is None else tasks.classes(num_classes)
+    protocol = _before(task, shape, seed=0)
+    return Classifier(_network(protocol).eval(), protocol)
+
+
 def train_classifier(
     images: Tensor,
     labels: Tensor | None,
@@ -202,23 +212,9 @@ def train_classifier(
     learned = (images[training], targets[training])
     how = {"steps": steps, "seed": seed, "progress": progress}
     net, rate = fitted(lambda: start().to(device), task, *learned, kept, **how)
-    protocol = Protocol(
-        architecture=_architecture(WIDTHS),
-        task=task.name,
-        outputs=task.outputs,
-        num_classes=task.num_classes,
-        channels=C,
-        height=H,
-        width=W,
-        widths=WIDTHS,
-        seed=seed,
-        recipe=_recipe(rate),
-        steps=steps,
-        data=data,
-        heldout_accuracy=0.0,
-        heldout_samples=len(testing),
-        hash=weights_hash(net),
-    )
+    before = _before(task, (C, H, W), seed)
+    learned_by = {"recipe": _recipe(rate), "steps": steps, "data": data, "hash": weights_hash(net)}
+    protocol = dataclasses.replace(before, heldout_samples=len(testing), **learned_by)
     classifier = Classifier(net.eval(), protocol)
     shown, answers = task.draw(images[testing], targets[testing], generator(seed, "classifier.heldout"))
     correct = classifier.measure(shown, progress=progress)[1].argmax(1) == answers
@@ -239,8 +235,9 @@ def cached_classifier(
 
     It fits when data, seed, architecture and training recipe are the same. A damaged or stale one is replaced.
     A training that was killed goes on where it was, with the same weights in the end.
-    Arguments and errors as ``train_classifier``.
+    Arguments and errors as ``train_classifier``; UserError too where ``folder`` is a file.
     """
+    check_folder(Path(folder))
     classes = None if labels is None else num_classes
     wanted = (fingerprint(images, labels), seed, _architecture(WIDTHS), classes)
     try:
@@ -296,6 +293,28 @@ def _architecture(widths: tuple[int, ...]) -> str:
 def _recipe(rate: float = RATES[0]) -> str:
     return (
         f"SGD, batch {BATCH}, rate {rate} (less for fewer images), decay {WEIGHT_DECAY}, epochs {EPOCHS}, work {WORK:g}"
+    )
+
+
+def _before(task: Task, shape: Sequence[int], seed: int) -> Protocol:
+    """The protocol of a classifier of images (C, H, W) before it is trained."""
+    C, H, W = shape
+    return Protocol(
+        architecture=_architecture(WIDTHS),
+        task=task.name,
+        outputs=task.outputs,
+        num_classes=task.num_classes,
+        channels=C,
+        height=H,
+        width=W,
+        widths=WIDTHS,
+        seed=seed,
+        recipe="none",
+        steps=0,
+        data="none",
+        heldout_accuracy=0.0,
+        heldout_samples=0,
+        hash="none",
     )
 
 

@@ -139,8 +139,12 @@ def read_statistics(path: Path | str) -> Side:
             if mean in arrays and covariance in arrays:
                 held[quantity] = _gaussian(path, *(_numbers(path, arrays, name) for name in (mean, covariance)))
         if not held:
-            names = ", ".join(arrays.files) or "nothing"
-            raise UserError(f"{path} holds {names}, expected statistics as mu and sigma: measure its images instead")
+            found = ", ".join(arrays.files) or "nothing"
+            pairs = " or ".join(f"{mean} with {covariance}" for mean, covariance in MOMENTS.values())
+            raise UserError(
+                f"{path} holds {found}, expected statistics as {pairs}, a mean with its covariance: save both, or give "
+                "the images that they are of"
+            )
         if IMAGES in arrays:
             count = len(open_images(path))
     return Side(count, count, held)

@@ -14,7 +14,7 @@ from ditkit.base.errors import UserError, unknown
 from ditkit.base.registry import members
 from ditkit.evaluate.features import among
 from ditkit.evaluate.images import check_images, check_same_shape, check_values
-from ditkit.evaluate.measured import Measured, Score, Side, measure, observe
+from ditkit.evaluate.measured import QUANTITIES, Measured, Score, Side, measure, observe
 from ditkit.evaluate.networks.network import FeatureNetwork
 from ditkit.evaluate.requirements import Requirements, requirements_of
 from ditkit.evaluate.statistics import Moments
@@ -153,6 +153,27 @@ def check_possible(
     for function in chosen(scores):
         if missing := requirements_of(function).missing(measured):
             raise _impossible(function, missing)
+
+
+def check_widths(what: str, held: Side, network: FeatureNetwork, shape: Sequence[int]) -> None:
+    """Raises UserError, before long work, where statistics that were read are not of features as the network's.
+
+    what: gave them. shape: (C, H, W) of the samples. What the network sees is asked of itself, by one blank image.
+    """
+    seen = Side(1)
+    blank = torch.zeros(1, *shape, dtype=torch.uint8)
+    observe(seen, network, blank, torch.zeros(1, dtype=torch.int64), held.held)
+    remedy = "name the network that they are of by --features, or give images"
+    if not (both := held.held.keys() & seen.held.keys()):
+        words = ", ".join(QUANTITIES[name].words for name in held.held)
+        raise UserError(f"{what} holds statistics alone ({words}), and the feature network gives none such: {remedy}")
+    for name in both:
+        theirs, ours = (len(side[name].mean) for side in (held, seen))
+        if theirs != ours:
+            raise UserError(
+                f"{what} holds statistics of {theirs:,} numbers an image ({QUANTITIES[name].words}), expected "
+                f"{ours:,}, as the feature network gives: {remedy}"
+            )
 
 
 def _impossible(function: Any, why: str) -> UserError:

@@ -71,7 +71,10 @@ def _counted(what: str, args: Sequence[str]) -> tuple[Any, dict[str, str], Cost,
     from ditkit.nn.cost import cost
 
     if what in (networks := costing.outlines()):
-        options = parse(What, "cost", args)
+        options = _parsed(What, args)
+        for name, value in (("classes", options.classes), ("autoencoder", options.autoencoder)):
+            if value is not None:
+                raise UserError(f"--{name} {value} does nothing with {what}, a feature network: leave it out")
         net, shape = networks[what].outline()
         return options, {"counted": what, "input": "x".join(map(str, shape[1:]))}, cost(net, shape), []
     named = costing.find(what)
@@ -79,6 +82,16 @@ def _counted(what: str, args: Sequence[str]) -> tuple[Any, dict[str, str], Cost,
     subject = costing.subject(named, recipe, options.classes, options.autoencoder)
     works = costing.find_kind(recipe.kind).works(subject)
     return options, {"counted": what} | _about(subject.facts), subject.network, works
+
+
+def _parsed(kind: type[Any], args: Sequence[str], default: Any = None) -> Any:
+    """The options. UserError before anything is counted where the numbers cannot be written."""
+    from ditkit.base.files import check_file
+
+    options = parse(kind, "cost", args, default=default)
+    if options.json is not None:
+        check_file(options.json)
+    return options
 
 
 def _options(recipe: type[Any]) -> Any:
@@ -90,7 +103,7 @@ def _overridden(recipe: Any, args: Sequence[str]) -> tuple[Any, Any]:
     """The options, and the recipe as they override it."""
     leaves = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
     kind = _options(type(recipe))
-    options = parse(kind, "cost", args, default=kind(**leaves))
+    options = _parsed(kind, args, kind(**leaves))
     return options, type(recipe)(**{name: getattr(options, name) for name in leaves})
 
 

@@ -93,19 +93,21 @@ def main(args: Sequence[str]) -> int:
     if options.compare is not None:
         from ditkit.app.evaluating import comparison
 
+        _check_options(options, ("compare",), "--compare measures nothing")
+
         comparable, said = comparison(*options.compare)
         print(said)
         return 0 if comparable else 1
     if options.samples is None:
         raise UserError("what to measure is missing: expected a run's folder, a folder of images or an .npz")
     from ditkit.app.kind import own
-    from ditkit.base.files import check_writable
+    from ditkit.base.files import check_file
     from ditkit.base.workers import workers
 
     place = Path(options.samples)
     if (place / "recipe.yaml").is_file() and (other := own(place, "evaluate")) is not None:
         _check_options(options, OF_OWN_KIND, f"{place} is no run that draws samples, and is measured on its own data")
-        check_writable(place)
+        check_file(place / "metrics.json")
         measured = other(place, num=options.num, device=options.device, space=_space(options))
         print(f"{table(measured)}\n{notes(measured)}\nwritten to {place / 'metrics.json'}")
         return 0
@@ -121,13 +123,14 @@ def _run(options: Options, place: str, workers: Workers) -> int:
     from ditkit.app.run import located
 
     run, step = located(place)
+    space = _space(options)
     variants = _variants(options, run, step)
     device = workers.device(options.device or run.recipe.train.device)
     with working(options.out or run.folder, workers) as work:
         with workers.leader_first():
             model = load_model(run, step, device=device).sized(options.size)
             _check_model(options, model, variants)
-            against = measuring.reference(model, options.reference, _space(options))
+            against = measuring.reference(model, options.reference, space)
             _write_reference(options, against, workers)
         found = evaluate_run(
             run,
@@ -155,6 +158,7 @@ def _variants(options: Options, run: Run[Recipe], step: Path) -> Variants:
     from ditkit.train.checkpoint import weights_file
 
     _check_sweep(options)
+    _check_places(options, options.out or run.folder)
     if options.likelihood:
         check_pixels(run)
         if options.size is not None:
@@ -187,19 +191,36 @@ def _check_model(options: Options, model: Model, variants: Variants) -> None:
         dataclasses.replace(options.how, guidance=scale).check_classes(variants.plans[0].sampling, model.classes)
     for each in variants.plans:
         model.how(each.sampling)  # reads what guides
+    if options.labels != Options().labels and not model.names(variants.plans[0].sampling):
+        raise UserError(
+            f"--labels {options.labels} does nothing: the model is unconditional, its samples have no labels; leave "
+            "the option out"
+        )
 
 
 def _check_sweep(options: Options) -> None:
     """Raises UserError for an option that a sweep takes the place of: --weights beside --sweep.weights."""
-    none = Options()
-    for swept, listed in dataclasses.asdict(options.sweep).items():
-        for name in (swept, f"{swept}_options"):
+    none, swept = Options(), dataclasses.asdict(options.sweep)
+    # a solver of the sweep may name its own grid
+    replaced = [*swept.items(), ("grid", tuple(solver for solver in options.sweep.solver if "@" in solver))]
+    for place, listed in replaced:
+        for name in (place, f"{place}_options"):
             given, without = (getattr(o, name, getattr(o.how, name, None)) for o in (options, none))
             if listed and given != without:
+                sweep = place if place in swept else "solver"
                 raise UserError(
-                    f"{_flag(name)} {_words(given)} does nothing beside --sweep.{swept} {_words(listed)}: leave it "
+                    f"{_flag(name)} {_words(given)} does nothing beside --sweep.{sweep} {_words(listed)}: leave it "
                     "out, or add what it says to the sweep"
                 )
+
+
+def _check_places(options: Options, out: Path) -> None:
+    """Raises UserError where what is to be written cannot be."""
+    from ditkit.base.files import check_file
+
+    for path in (out / "metrics.json", options.npz, options.reference_npz):
+        if path is not None:
+            check_file(path)
 
 
 def _drawing(options: Options) -> How:
@@ -223,20 +244,24 @@ def _files(options: Options, place: str, workers: Workers) -> int:
             f"{place} {what}: expected a run, or images and their --reference, the real ones to compare with"
         )
     check_apart(place, options.reference)
+    space = _space(options)
     samples, device = FileSamples.open(place), build.device(workers.device(options.device or "auto"))
     check_enough(options.scores, len(samples))
     samples.numbered(classes_of(options.reference))  # an unknown class is said before long work
     out = options.out or Path(place).with_name(f"{Path(place).stem}-evaluation")
+    _check_places(options, out)
     with working(out, workers) as work:
         with workers.leader_first():
             against = open_reference(
                 options.reference,
                 shape=samples.images.shape,
                 classes=None,
-                space=_space(options),
+                space=space,
                 folder=out,
                 device=device,
                 resize=False,
+                labelled=samples.labels is not None,
+                captioned=samples.captions is not None,
             )
             _write_reference(options, against, workers)
         found = evaluate_files(place, samples.numbered(against.classes), against, work, workers, device)
@@ -257,14 +282,19 @@ def _check_options(options: Options, known: Sequence[str], reason: str) -> None:
     if other:
         values = {name: getattr(options, name) for name in other}
         said = [
-            _flag(name) if dataclasses.is_dataclass(v) else f"{_flag(name)} {_words(v)}" for name, v in values.items()
+            _flag(name) if dataclasses.is_dataclass(v) else f"{_flag(name)} {_words(v)}".lstrip()
+            for name, v in values.items()
         ]
-        expected = ", ".join(_flag(name) for name in known[1:])
+        expected = ", ".join(_flag(name) for name in known if _flag(name))
         raise UserError(f"{reason}: leave out {', '.join(said)}; expected no options but {expected}")
 
 
 def _flag(name: str) -> str:
-    return "options of drawing" if name == "how" else "--" + name.replace("_", "-")
+    return _UNLIKE.get(name, "--" + name.replace("_", "-"))
+
+
+_UNLIKE = {"how": "options of drawing", "samples": ""}
+"""Fields that are not options by their own names."""
 
 
 def _words(value: Any) -> str:
@@ -291,11 +321,16 @@ def working(out: Path, workers: Workers) -> Iterator[Work]:
     from ditkit.app.evaluating import WORK, Work
     from ditkit.base.files import alone
 
-    folder = out / WORK
+    folder, made = out / WORK, not out.exists()
     folder.mkdir(parents=True, exist_ok=True)
     refusal = f"{out} is being evaluated by another process: wait for it, or give another --out"
     with alone(folder, refusal) if workers.leads else contextlib.nullcontext():
-        yield Work(folder)
+        try:
+            yield Work(folder)
+        finally:  # a call that was refused leaves nothing behind
+            for empty in (folder, out) if made else (folder,):
+                with contextlib.suppress(OSError):
+                    empty.rmdir()
 
 
 def _tell(found: list[dict[str, Any]], out: Path, work: Work) -> int:

@@ -38,6 +38,7 @@ def main(args: Sequence[str]) -> int:
     from ditkit.data.store import is_store
 
     what = options.what
+    _check_used(options)
     if is_store(what):
         return _store(what)
     if (what / "manifest.json").is_file():
@@ -47,6 +48,16 @@ def main(args: Sequence[str]) -> int:
     if (what / "recipe.yaml").is_file() or (what.is_dir() and not is_listed(str(what))):
         return _run(what, None, options.recipe)
     return _listing(str(what))
+
+
+def _check_used(options: Options) -> None:
+    """Raises UserError for how a foreign checkpoint is to be read, where there is none."""
+    for name, value in (("heads", options.heads), ("input-size", options.input_size)):
+        if value is not None and not options.what.is_file():
+            said = " ".join(map(str, value)) if isinstance(value, tuple) else value
+            raise UserError(
+                f"--{name} {said} is of a foreign checkpoint, and {options.what} is no file: leave it out, or give one"
+            )
 
 
 def _store(folder: Path) -> int:

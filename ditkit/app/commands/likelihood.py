@@ -57,13 +57,13 @@ def main(args: Sequence[str]) -> int:
     from ditkit.app import likelihood
     from ditkit.app.model import load_model
     from ditkit.app.run import open_run
-    from ditkit.base.files import check_writable
+    from ditkit.base.files import check_file
     from ditkit.evaluate.bits import How, probes_for
     from ditkit.solvers.dopri5 import check_tolerances
 
     run = open_run(options.run)
     likelihood.check_pixels(run)
-    check_writable(run.folder)
+    check_file(run.folder / likelihood.WRITTEN)
     check_tolerances(options.tolerance, options.tolerance, torch.float32)  # of the network
     model = load_model(run, device=options.device)
     chosen = likelihood.choose(model, options.data, options.num)

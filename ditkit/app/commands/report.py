@@ -30,10 +30,11 @@ def main(args: Sequence[str]) -> int:
     from ditkit.app.model import load_model
     from ditkit.app.reporting import report
     from ditkit.app.run import open_run
-    from ditkit.base.files import check_writable
+    from ditkit.base.files import check_file
 
     command, other = f"ditkit report {options.run}", own(options.run, "report")
-    check_writable(options.run)
+    for name in ("report.html", "metrics.json"):
+        check_file(options.run / name)
     if other is not None:
         print(f"report: {other(options.run, device=options.device, command=command)}")
         return 0

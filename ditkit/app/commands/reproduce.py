@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,6 +48,11 @@ def main(args: Sequence[str]) -> int:
     """The command."""
     options = parse(Options, "reproduce", args)
     if options.name is None:
+        given, lists = (dataclasses.asdict(each) for each in (options, Options(weights=options.weights)))
+        if said := ", ".join(
+            f"--{name.replace('_', '-')} {given[name]}" for name in given if given[name] != lists[name]
+        ):
+            raise UserError(f"{said} without a protocol's name: expected one, as ditkit reproduce lists them")
         print(listing(options.weights))
         return 0
     from ditkit.app.reproduction.files import MissingFilesError
@@ -64,13 +70,19 @@ def _reproduce(options: Options, name: str) -> int:
     from ditkit.app.reproduction.protocol import load_protocol
     from ditkit.app.reproduction.run import Asked, reproduce
     from ditkit.app.reproduction.verdict import PASS
+    from ditkit.base.files import check_file
     from ditkit.base.workers import workers
+    from ditkit.evaluate.suite import check_enough
 
     if options.npz is not None and options.repeats > 1:
         raise UserError(f"--npz {options.npz} is one file for {options.repeats} sets of samples: measure one at a time")
     protocol = load_protocol(name)
     files = locate(protocol, options.weights)
+    check_enough(protocol.pinned.scores, options.num or protocol.pinned.num)
     out = options.out or Path("runs/reproduce") / protocol.name
+    for path in (out / "reproduce.json", out / "metrics.json", options.npz):
+        if path is not None:
+            check_file(path)
     asked = Asked(out, options.num, options.repeats, options.batch_size, options.device, options.npz)
     with workers() as all_of_us, working(out, all_of_us) as work:
         found = reproduce(protocol, files, asked, work, all_of_us)

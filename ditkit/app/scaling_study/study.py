@@ -16,7 +16,7 @@ from ditkit.app import build
 from ditkit.app.kinds.denoiser import DenoiserRuns
 from ditkit.app.looking import ORDERED
 from ditkit.app.recipe import Model, Recipe
-from ditkit.app.references import Reference, Space, open_reference
+from ditkit.app.references import SELF, Reference, Space, open_reference
 from ditkit.app.run import Run
 from ditkit.app.scaling_study import grid, pages, runs
 from ditkit.app.scaling_study.grid import Candidate
@@ -25,12 +25,13 @@ from ditkit.app.scaling_study.sampling import draw, known, place, tasks
 from ditkit.app.solver_study.choice import Task
 from ditkit.app.training import Means, Stopped, check_apart, read_data
 from ditkit.base.errors import UserError, unknown
-from ditkit.base.files import alone, clear_leftovers
+from ditkit.base.files import alone, check_writable, clear_leftovers
 from ditkit.evaluate import suite
 from ditkit.evaluate.protocol import differences
 from ditkit.train import checkpoint
 
-ALWAYS = ("frechet_distance", "class_accuracy")
+JUDGED = "class_accuracy"
+ALWAYS = ("frechet_distance", JUDGED)
 """Scores of every measurement: cheap, and told beside the metric."""
 
 
@@ -140,6 +141,7 @@ def study(wanted: Wanted, folder: Path) -> Stopped | None:
     UserError before any training for what cannot be made of these data, and for a folder with another study.
     """
     check_apart(folder, wanted.recipe.data.source)
+    check_writable(folder)
     kind = DenoiserRuns(wanted.recipe)
     examples, facts = read_data(wanted.recipe, kind.autoencoder)
     candidates = grid.candidates(wanted.recipe, wanted.networks, facts)
@@ -148,7 +150,7 @@ def study(wanted: Wanted, folder: Path) -> Stopped | None:
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder, f"study {folder} is being made by another process: wait for it, or stop it"):
         clear_leftovers(folder)
-        against = _reference(wanted.space, facts, folder, kind.device)
+        against = _reference(_space(wanted, facts["classes"]), facts, folder, kind.device)
         kinds: Any = functools.partial(DenoiserRuns, against=against)
         means = Means(kinds, lambda recipe, autoencoder: (examples, facts))
         made = Study(wanted, folder, candidates, against, means, facts)
@@ -165,18 +167,23 @@ def study(wanted: Wanted, folder: Path) -> Stopped | None:
 
 def _reference(space: Space, facts: dict[str, Any], folder: Path, device: torch.device) -> Reference:
     """The real images that every model is measured against: read, and seen by the network, once."""
-    found = open_reference(
+    return open_reference(
         facts["source"],
         shape=tuple(facts["image_shape"]),
         classes=facts["classes"],
         space=space,
         folder=folder,
         device=device,
+        captioned=False,
     )
-    if found.labelled:
-        return found
-    scores = tuple(name for name in space.scores or () if name != "class_accuracy")
-    return dataclasses.replace(found, space=dataclasses.replace(space, scores=scores))
+
+
+def _space(wanted: Wanted, classes: Sequence[str]) -> Space:
+    """The space with the metric and what is measured besides where it can be: the accuracy of classes that it knows."""
+    if wanted.space.network == SELF and len(classes) > 1:
+        return wanted.space
+    scores = tuple(name for name in wanted.space.scores or () if name == wanted.metric or name != JUDGED)
+    return dataclasses.replace(wanted.space, scores=scores)
 
 
 def _check_same(made: Study) -> None:
