@@ -371,6 +371,11 @@ def test_what_a_sweep_takes_the_place_of_is_not_silently_unused(mine: Path, tmp_
     assert_refused(ditkit("evaluate", mine, *shaped[:4], 1), "--guidance-interval 0.1 0.2 does nothing")
 
 
+def test_two_words_for_one_drawing_are_no_sweep(mine: Path, tmp_path: Path) -> None:
+    said = ditkit("evaluate", mine, "--num", 20, "--out", tmp_path / "o", "--sweep.solver", "ddim", "ddim:eta=0")
+    assert_refused(said, "variant 2 of 2 (solver ddim", "as variant 1", "name each way of drawing once")
+
+
 def test_samples_are_read_with_the_channels_that_they_have(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 4), dtype=np.uint8)
     save_samples(tmp_path / "s", torch.from_numpy(pixels), range(30), None)  # as ditkit sample writes them

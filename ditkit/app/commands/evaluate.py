@@ -183,14 +183,24 @@ def _check_model(options: Options, model: Model, variants: Variants) -> None:
     """Raises UserError for what does not belong to the model, before long work."""
     import torch
 
+    from ditkit.app.samples import RunSamples
     from ditkit.evaluate.networks.network import as_rgb
 
     if options.npz is not None:
         as_rgb(torch.empty(0, *model.shape))
     for scale in options.sweep.guidance or (options.how.guidance,):
         dataclasses.replace(options.how, guidance=scale).check_classes(variants.plans[0].sampling, model.classes)
-    for each in variants.plans:
+    drawn: list[object] = []
+    for number, each in enumerate(variants.plans, 1):
         model.how(each.sampling)  # reads what guides
+        said = RunSamples.of(model, each).protocol
+        if said in drawn:
+            raise UserError(
+                f"--sweep: variant {number} of {len(variants.plans)} (solver {each.sampling.solver}, guidance "
+                f"{each.sampling.guidance:g}, weights {each.weights}) draws as variant {drawn.index(said) + 1} does: "
+                "name each way of drawing once"
+            )
+        drawn.append(said)
     if options.labels != Options().labels and not model.names(variants.plans[0].sampling):
         raise UserError(
             f"--labels {options.labels} does nothing: the model is unconditional, its samples have no labels; leave "
