@@ -14,8 +14,9 @@ from PIL import Image
 
 from ditkit.app import pictures
 from ditkit.app.report import GuidancePoint, Metric, Neighbours, ReportData, Trajectory, page, render, write_report
-from ditkit.app.report.charts import Linear, Log, smoothed, thinned
+from ditkit.app.report.axes import Linear, Log
 from ditkit.app.report.html import element
+from ditkit.app.report.marks import smoothed, thinned
 from ditkit.app.report.training import curve
 from ditkit.app.report.words import duration, number
 from ditkit.base.errors import UserError
@@ -52,8 +53,10 @@ def full(name: str = "demo", channels: int = 1, size: int = 8) -> ReportData:
         ],
         progress={2000: images(4, *chw), 1000: images(4, *chw)},
         sweep=[
-            GuidancePoint(4.0, {"precision": 0.9, "frechet_distance": 3.0}, images(4, *chw)),
-            GuidancePoint(1.0, {"precision": 0.7, name: 1.0}),
+            GuidancePoint(
+                4.0, {"precision": Metric(0.9, 300, "", 0.017), "frechet_distance": Metric(3.0, 300)}, images(4, *chw)
+            ),
+            GuidancePoint(1.0, {"precision": Metric(0.7, 300, "", 0.026), name: Metric(1.0)}),
         ],
         trajectory=Trajectory([1.0, 0.5, 0.0], [images(3, *chw)], [images(3, *chw)], [name]),
         neighbours=Neighbours(
@@ -171,7 +174,7 @@ def test_tiles_and_tables_show_the_numbers():
     text = Outline(render(full())).text
     for shown in ("98.1%", "1,234,567", "4,000", "12.3 ms", "3 min 07 s", "of 9 checked", "2.5", "not finite"):
         assert shown in text
-    assert "0.981 ± 0.0043" in text
+    assert "0.981\u00a0±\u00a00.0043" in text  # unbroken
 
 
 def test_copies_are_those_that_were_measured():

@@ -183,7 +183,7 @@ def _sweep(model: Model, against: measuring.Reference) -> list[GuidancePoint]:
             progress=f"guidance {guidance:g}",
         )
         assert found is not None  # this process is alone
-        chosen = {k: v["value"] for k, v in found.scores.items() if k != "classifier_heldout_accuracy"}
+        chosen = {k: Metric.read(v) for k, v in found.scores.items() if k != "classifier_heldout_accuracy"}
         points.append(GuidancePoint(guidance, chosen, found.first[:10]))
     return points
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ditkit.app.report.words import number
+
 if TYPE_CHECKING:
     from ditkit.app.pictures import Images
 
@@ -28,9 +30,14 @@ class Metric:
     def read(cls, entry: Mapping[str, Any]) -> Metric:
         """The metric of an entry of metrics.json: value, samples, note, standard_error; other keys join the note."""
         own = ("value", "samples", "note", "standard_error")
-        others = [f"{key.replace('_', ' ')}: {value}" for key, value in entry.items() if key not in own]
+        others = [f"{key.replace('_', ' ')}: {_said(value)}" for key, value in entry.items() if key not in own]
         note = "; ".join([*([entry["note"]] if entry.get("note") else []), *others])
         return cls(float(entry["value"]), entry.get("samples"), note, entry.get("standard_error"))
+
+
+def _said(value: Any) -> str:
+    """A number in four digits, all else as it is."""
+    return number(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +45,7 @@ class GuidancePoint:
     """One guidance scale of the sweep: its numbers by metric key, and samples of the same seeds at every scale."""
 
     guidance: float
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, Metric]
     images: Images | None = None  # (N, C, H, W)
 
 

@@ -11,6 +11,8 @@ class Html(str):
     __slots__ = ()
 
 
+_SHORT = 24
+"""Letters of a table's cell that is not broken into lines, at most."""
 _VOID = {"br", "img", "input", "link", "meta"}
 
 
@@ -35,9 +37,13 @@ def join(*children: str | None) -> Html:
 
 
 def table(head: list[str], rows: list[list[str]], *, caption: str) -> Html:
-    """A table with column headers; the first cell of each row is the row's header. It scrolls sideways when narrow."""
+    """A table with column headers; the first cell of each row is the row's header. It scrolls sideways when narrow.
+
+    A short cell, such as a number with its error, stays on one line.
+    """
     body = [
-        element("tr", element("th", row[0], scope="row"), *(element("td", cell) for cell in row[1:])) for row in rows
+        element("tr", element("th", row[0], scope="row"), *(element("td", _unbroken(cell)) for cell in row[1:]))
+        for row in rows
     ]
     return scroller(
         element(
@@ -48,6 +54,10 @@ def table(head: list[str], rows: list[list[str]], *, caption: str) -> Html:
         ),
         label=caption,
     )
+
+
+def _unbroken(cell: str) -> str:
+    return type(cell)(cell.replace(" ", "\u00a0")) if len(cell) <= _SHORT else cell
 
 
 def scroller(*children: str | None, label: str) -> Html:

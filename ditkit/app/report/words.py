@@ -19,6 +19,11 @@ def number(value: float) -> str:
     return f"{value:,.{decimals}f}".rstrip("0").rstrip(".") if decimals else f"{value:,.0f}"
 
 
+def with_error(value: float, error: float | None) -> str:
+    """Four significant digits of the value, and two of its standard error where it is known: 0.9941 ± 0.00077."""
+    return number(value) + ("" if error is None else f" ± {number(float(f'{error:.2g}'))}")
+
+
 def percent(value: float) -> str:
     """A fraction in percent with one decimal."""
     return f"{100 * value:.1f}%" if math.isfinite(value) else "not finite"
