@@ -64,7 +64,10 @@ def report(model: Model, *, command: str) -> Path:
         training_seconds=model.facts["seconds"],
         seconds_per_sample=metrics["seconds_per_sample"]["value"],
         metrics={k: Metric.read(v) for k, v in _plain(metrics).items()},
-        samples={name: shown.images[labels == i][:PER_CLASS] for i, name in enumerate(names)},
+        samples={
+            name: shown.images[labels == i][: PER_CLASS if model.classes else None] for i, name in enumerate(names)
+        },
+        classes=len(model.classes),
         log=trained,
         progress=_progress(model),
         sweep=_sweep(model, against) if model.classes else None,

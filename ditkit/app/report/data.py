@@ -89,8 +89,9 @@ class ReportData:
     """Everything on a run's page. None, or nothing in it, leaves a section out; ``missing`` says why, by field name.
 
     samples: class name -> (N, C, H, W) uint8, drawn at ``guidance`` (None: unguided) and not picked; the name is ""
-    where there are no classes. log: records of log.jsonl with step and any of loss, lr, grad_norm, images_per_s,
-    seconds. progress: step -> samples (N, C, H, W) at that step, the same seeds and classes each time.
+    where there are no classes. classes: how many the model has, of which samples may show the first only. log: records
+    of log.jsonl with step and any of loss, lr, grad_norm, images_per_s, seconds. progress: step -> samples (N, C, H, W)
+    at that step, the same seeds and classes each time.
     neighbours, feature_neighbours: in pixels, and in a network's features. evaluations: records of what was measured
     during training, with step and metrics (key -> entry of metrics.json). protocol: what the metrics hang on.
     recipe: YAML text. command: what made this page.
@@ -106,6 +107,7 @@ class ReportData:
     seconds_per_sample: float | None = None
     metrics: Mapping[str, Metric] | None = None
     samples: Mapping[str, Images] | None = None
+    classes: int = 0
     log: Sequence[Mapping[str, Any]] | None = None
     progress: Mapping[int, Images] | None = None
     sweep: Sequence[GuidancePoint] | None = None

@@ -41,10 +41,7 @@ def table(head: list[str], rows: list[list[str]], *, caption: str) -> Html:
 
     A short cell, such as a number with its error, stays on one line.
     """
-    body = [
-        element("tr", element("th", row[0], scope="row"), *(element("td", _unbroken(cell)) for cell in row[1:]))
-        for row in rows
-    ]
+    body = [element("tr", element("th", row[0], scope="row"), *(_cell(cell) for cell in row[1:])) for row in rows]
     return scroller(
         element(
             "table",
@@ -56,8 +53,8 @@ def table(head: list[str], rows: list[list[str]], *, caption: str) -> Html:
     )
 
 
-def _unbroken(cell: str) -> str:
-    return type(cell)(cell.replace(" ", "\u00a0")) if len(cell) <= _SHORT else cell
+def _cell(text: str) -> Html:
+    return element("td", text, class_="short" if len(text) <= _SHORT else "text")
 
 
 def scroller(*children: str | None, label: str) -> Html:

@@ -14,7 +14,7 @@ SIDES = {"right": (0.5, 0.0), "left": (-0.5, 0.0), "above": (0.0, 0.5), "below":
 """Which way a name goes from its point, as shares of its width and height; the first are preferred."""
 LETTER, LINE, GAP = 7.5, 16.0, 9.0
 """A letter's width, a line's height, and the distance to the point, in pixels."""
-ROOM = (420.0, 300.0)
+ROOM = (260.0, 250.0)
 """Width and height in pixels of the plot that the names are placed for: a wider one has more room for them."""
 
 

@@ -16,17 +16,22 @@ from ditkit.app.report.series import series
 from ditkit.app.report.strips import labelled, rows, sheet
 from ditkit.app.report.words import metric_text, number, with_error
 
+COLUMNS = 10
+"""Samples beside each other, at most."""
+
 
 def samples(data: ReportData) -> Html:
     """A row of samples for each class."""
     named = data.samples or {}
-    columns = max(len(images) for images in named.values())
+    columns = min(COLUMNS, max(len(images) for images in named.values()))
     pictures = [
-        (name, sheet(images, columns, cell=64, alt=f"{len(images)} samples" + (f" of class {name}" if name else "")))
+        (name, sheet(images, columns, alt=f"{len(images)} samples" + (f" of class {name}" if name else "")))
         for name, images in named.items()
     ]
     guidance = "without guidance" if data.guidance is None else f"with classifier-free guidance {number(data.guidance)}"
     chosen = "One row per class. " if len(named) > 1 else ""
+    if data.classes > len(named) > 1:
+        chosen = f"One row per class, the first {len(named)} of {data.classes:,}. "
     return join(
         element("p", f"{chosen}Drawn {guidance}, not picked by hand."),
         rows(pictures, label="Samples of each class" if len(named) > 1 else "Samples"),
@@ -38,7 +43,8 @@ def sweep(data: ReportData) -> Html:
     points = sorted(data.sweep or [], key=lambda point: point.guidance)
     keys = list(dict.fromkeys(key for point in points for key in point.metrics))
     fractions = [key for key in keys if metric_text(key).fraction]
-    charts = [_sweep_chart("Shares of images", points, fractions, data.guidance)] if fractions else []
+    shares = "Shares of images" if len(fractions) > 1 else "".join(metric_text(key).title for key in fractions)
+    charts = [_sweep_chart(shares, points, fractions, data.guidance)] if fractions else []
     charts += [
         _sweep_chart(metric_text(key).title, points, [key], data.guidance) for key in keys if key not in fractions
     ]
@@ -113,10 +119,10 @@ def trajectory(data: ReportData) -> Html:
     blocks = []
     for i, states in enumerate(path.states):
         name = path.names[i] if i < len(path.names) else f"sample {i + 1}"
-        lines = [(_symbol("t"), labelled(states, times, alt=f"{name}: the state {span}", cell=64))]
+        lines = [(_symbol("t"), labelled(states, times, alt=f"{name}: the state {span}"))]
         if path.predictions is not None:
             alt = f"{name}: the predicted image {span}"
-            lines.append((_symbol("0"), sheet(path.predictions[i], len(times), alt=alt, cell=64)))
+            lines.append((_symbol("0"), sheet(path.predictions[i], len(times), alt=alt)))
         blocks.append(element("div", element("h3", name), rows(lines, label=f"Denoising of {name}")))
     explain = [
         element("p", "From left to right the noise is taken away: t = 1 is pure noise, t = 0 the finished image.")
@@ -150,7 +156,7 @@ def _near(near: Neighbours) -> Html:
         images = np.concatenate([sample_CHW[None], as_array(near.nearest[i])])
         labels = ["sample", *(f"{d:.3g}" for d in near.distances[i])]
         alt = f"Sample {i + 1} and its {len(images) - 1} nearest training images, at {', '.join(labels[1:])}"
-        cards.append(element("li", labelled(images, labels, alt=alt, cell=64)))
+        cards.append(element("li", labelled(images, labels, alt=alt)))
     space = f" Distances: {near.space}." if near.space else ""
     rule = f" A sample counts as a copy if it is {near.rule}." if near.rule else ""
     return join(
