@@ -14,7 +14,7 @@ from ditkit.app.report.words import compact
 WIDTH, LEFT, RIGHT, TOP, HEIGHT = 640, 60, 20, 64, 330
 """The figure's width, its margins, the top and height of the plot, in units of 1.25 pixels where there is room."""
 PLOT = WIDTH - LEFT - RIGHT
-KEY, ROW = 44, 22
+KEY, ROW = 56, 22
 """Of an entry of the legend: the width beside its text, and its height."""
 LARGER = 1.25
 """Pixels to a unit: large enough to read where a page halves the figure, and not too large alone."""
