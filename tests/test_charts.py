@@ -165,8 +165,11 @@ def test_numbers_in_words():
     assert shown == ["0.9621", "12.35", "1,234", "3", "1.23e-05", "not finite"]
     shown = [duration(s) for s in (0.0413, 3.21, 59.97, 312, 7500, 1e6)]
     assert shown == ["41.3 ms", "3.21 s", "1 min 00 s", "5 min 12 s", "2 h 05 min", "278 h"]
-    shown = [with_error(*pair) for pair in ((0.99412, 0.000771), (0.5, None), (123456.7, 2345.0), (-4e-7, 1.26e-8))]
-    assert shown == ["0.9941 ± 0.00077", "0.5", "123,457 ± 2,300", "-4e-07 ± 1.3e-08"]
+    shown = [
+        with_error(*pair)
+        for pair in ((0.99412, 0.000771), (0.5, None), (123456.7, 2345.0), (-4e-7, 1.26e-8), (3.0, math.nan))
+    ]
+    assert shown == ["0.9941 ± 0.00077", "0.5", "123,457 ± 2,300", "-4e-07 ± 1.3e-08", "3"]
 
 
 def test_an_axis_with_a_floor_holds_what_is_below_it() -> None:

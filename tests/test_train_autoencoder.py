@@ -254,6 +254,18 @@ def test_a_run_has_what_every_run_has_and_is_told_and_measured(run: Path) -> Non
     assert "--reference digits" in said.err[0]
 
 
+def test_a_report_shows_reconstructions_of_all_classes(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr(reconstructing, "metrics_of", lambda *_: {"latents": {"mean": [], "std": []}})
+    monkeypatch.setattr(reconstructing, "write_json", lambda *_: None)
+    monkeypatch.setattr(reconstructing, "write_report", lambda path, data, sections: shown.append(data))
+    monkeypatch.setattr(reconstructing, "SHOWN", 3)
+    reconstructing.report(run, device=None, command="")
+    images, made_of = reconstructing.load(run, None).images, shown[0].pairs
+    assert torch.equal(made_of[0], images[[0, 11, 23]])  # of 24, which come class by class
+    assert len(made_of[1]) == 3
+
+
 def test_lpips_and_the_other_metrics_of_reconstructions_have_errors(tmp_path: Path, monkeypatch: Any) -> None:
     folder = draw_images(tmp_path / "wide", [f"{i}.png" for i in range(30)], size=(16, 16))
     made(train_autoencoder(folder, tmp_path / "r", "--train.steps", 2))

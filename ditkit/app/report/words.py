@@ -21,7 +21,7 @@ def number(value: float) -> str:
 
 def with_error(value: float, error: float | None) -> str:
     """Four significant digits of the value, and two of its standard error where it is known: 0.9941 ± 0.00077."""
-    return number(value) + ("" if error is None else f" ± {number(float(f'{error:.2g}'))}")
+    return number(value) + ("" if error is None or not math.isfinite(error) else f" ± {number(float(f'{error:.2g}'))}")
 
 
 def percent(value: float) -> str:
