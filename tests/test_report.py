@@ -14,10 +14,7 @@ from PIL import Image
 
 from ditkit.app import pictures
 from ditkit.app.report import GuidancePoint, Metric, Neighbours, ReportData, Trajectory, page, render, write_report
-from ditkit.app.report.charts import Linear, Log, smoothed, thinned
 from ditkit.app.report.html import element
-from ditkit.app.report.training import curve
-from ditkit.app.report.words import duration, number
 from ditkit.base.errors import UserError
 
 NASTY = "<script>alert('1')</script> & \"quoted\" http://example.com"
@@ -52,8 +49,10 @@ def full(name: str = "demo", channels: int = 1, size: int = 8) -> ReportData:
         ],
         progress={2000: images(4, *chw), 1000: images(4, *chw)},
         sweep=[
-            GuidancePoint(4.0, {"precision": 0.9, "frechet_distance": 3.0}, images(4, *chw)),
-            GuidancePoint(1.0, {"precision": 0.7, name: 1.0}),
+            GuidancePoint(
+                4.0, {"precision": Metric(0.9, 300, "", 0.017), "frechet_distance": Metric(3.0, 300)}, images(4, *chw)
+            ),
+            GuidancePoint(1.0, {"precision": Metric(0.7, 300, "", 0.026), name: Metric(1.0)}),
         ],
         trajectory=Trajectory([1.0, 0.5, 0.0], [images(3, *chw)], [images(3, *chw)], [name]),
         neighbours=Neighbours(
@@ -242,6 +241,41 @@ def test_report_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_metric_is_read_from_an_entry_of_metrics_json():
     assert Metric.read({"value": 1, "samples": 5}) == Metric(1.0, 5, "")
     assert Metric.read({"value": 1.0, "note": "k = 3", "seed": 7}) == Metric(1.0, None, "k = 3; seed: 7")
+    others = {"distance_threshold": 0.057418085634708405, "false_alarms": 0.0, "training": 50000, "error_from": "it"}
+    said = "distance threshold: 0.05742; false alarms: 0; training: 50,000; error from: it"
+    assert Metric.read({"value": 1.0, **others}).note == said
+
+
+def test_a_value_stays_on_one_line_and_a_sentence_does_not():
+    cells = Outline(render(bare(metrics={"fid": Metric(0.9941, 10_000, "few images: " * 9, 0.00077)}))).all("td")
+    assert [cell["class"] for cell in cells] == ["short", "short", "short", "text"]
+
+
+def test_guidance_is_shown_with_errors_and_how_many_samples():
+    text = render(bare(sweep=full().sweep))
+    for shown in ("of 300 samples each", "± and bars are one standard error", ">0.9 ± 0.017<", ">0.7 ± 0.026<", ">3<"):
+        assert shown in text
+    assert text.count('class="whiskers') == 1  # of precision; the others have no error
+    bare_text = render(bare(sweep=[GuidancePoint(g, {"fid": Metric(g)}) for g in (1.0, 2.0)]))
+    assert "standard error" not in bare_text
+    assert 'class="whiskers' not in bare_text
+
+
+@pytest.mark.parametrize(("records", "said"), [(1, None), (49, None), (50, "mean of 3 records")])
+def test_a_loss_is_smoothed_where_there_is_enough_of_it(records, said):
+    log = [{"step": s, "loss": 1.0 / (s + 1), "lr": 1e-3} for s in range(records)]
+    text = render(bare(log=log))
+    assert (said in text) if said else ("mean of" not in text and "smoothed" not in text and 'raw"' not in text)
+    assert text.count('class="dots c0') == (3 if records == 1 else 0)  # two axes of the loss, one of the rate
+
+
+def test_samples_without_classes_are_a_grid_and_many_classes_are_counted():
+    assert "80 samples" in render(bare(samples={"": images(80, 1, 8, 8)}))
+    (picture,) = Outline(render(bare(samples={"": images(80, 1, 8, 8)}))).all("img")
+    assert (picture["style"] or "").startswith("width:712px")  # ten of 8 pixels, 8 times as large, and gaps
+    named = {str(k): images(1, 1, 8, 8) for k in range(3)}
+    assert "One row per class. " in render(bare(samples=named, classes=3))
+    assert "One row per class, the first 3 of 1,000. " in render(bare(samples=named, classes=1000))
 
 
 # Pictures
@@ -315,57 +349,3 @@ def test_png_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
         pictures.save_png(path, pictures.grid(images(1, 3, 9, 9), 1))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
-
-
-# Charts and words
-
-
-@given(low=st.floats(-1e6, 1e6), length=st.floats(1e-3, 1e6))
-def test_linear_ticks_are_few_and_inside(low, length):
-    axis = Linear(low, low + length)
-    ticks = axis.ticks(5)
-    assert 2 <= len(ticks) <= 6
-    assert ((axis(np.asarray(ticks)) > -1e-3) & (axis(np.asarray(ticks)) < 1.001)).all()
-
-
-@given(low=st.floats(1e-8, 1e3), ratio=st.floats(1.01, 1e12))
-def test_log_ticks_are_few_and_inside(low, ratio):
-    axis = Log(low, low * ratio)
-    ticks = axis.ticks(5)
-    assert 2 <= len(ticks) <= 9
-    assert all(low * 0.999 <= tick <= low * ratio * 1.001 for tick in ticks)
-    np.testing.assert_allclose(axis(np.asarray([low, low * ratio])), [0, 1], atol=1e-9)
-
-
-def test_smoothed_is_the_mean_of_existing_neighbours():
-    y = np.asarray([0.0, 3.0, 6.0, 9.0, 30.0])
-    np.testing.assert_allclose(smoothed(y, 1), [1.5, 3, 6, 15, 19.5])
-    np.testing.assert_allclose(smoothed(y, 0), y)
-
-
-def test_thinned_keeps_the_extremes():
-    y = np.zeros(10_000)
-    y[1234], y[4321] = 5, -5
-    x, kept = thinned(np.arange(10_000), y)
-    assert len(x) <= 500
-    assert {1234, 4321} <= set(x.tolist())
-    assert (kept.max(), kept.min()) == (5, -5)
-
-
-def test_curve_orders_steps_and_counts_what_is_not_finite():
-    log = [{"step": 2, "loss": 1.0}, {"step": 1, "loss": 2.0}, {"step": 3, "loss": float("inf")}, {"loss": 1}]
-    steps, values, lost = curve([*log, {"step": 4}], "loss")
-    assert (steps.tolist(), values.tolist(), lost) == ([1, 2], [2, 1], 1)
-
-
-def test_numbers_in_words():
-    shown = [number(v) for v in (0.96214, 12.3456, 1234.5, 3.0, 1.234e-5, float("inf"))]
-    assert shown == ["0.9621", "12.35", "1,234", "3", "1.23e-05", "not finite"]
-    shown = [duration(s) for s in (0.0413, 3.21, 59.97, 312, 7500)]
-    assert shown == ["41.3 ms", "3.21 s", "1 min 00 s", "5 min 12 s", "2 h 05 min"]
-
-
-def test_an_axis_with_a_floor_holds_what_is_below_it() -> None:
-    assert Linear.over(np.array([1.0, 2.0]), floor=0.99).low == 0.99
-    unbiased = np.array([6e-4, -6e-4])  # an estimate of a distance that is nearly 0
-    assert (Linear.over(unbiased, np.zeros(1), floor=0)(unbiased) >= 0).all()

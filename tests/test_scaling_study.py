@@ -14,6 +14,7 @@ import torch
 
 from ditkit.app.model import load_model
 from ditkit.app.recipe import Data, Measuring, Model, Process, Recipe, Sampling
+from ditkit.app.report.svg import svg_chart
 from ditkit.app.run import open_run
 from ditkit.app.scaling_study import grid, pages, sampling
 from ditkit.app.scaling_study.grid import Candidate, parse_budget
@@ -322,9 +323,33 @@ def told(values: dict[str, list[float]]) -> Findings:
 @pytest.mark.parametrize("values", [{"a": []}, {"a": [0.0]}, {"a": [2.0, 1.0], "b": [-1.0, 1.0], "c": [3.0]}])
 def test_pages_can_be_made_of_whatever_is_there(values: dict[str, list[float]]) -> None:
     found = told(values)
-    assert "nan" not in "".join(pages.figures(found).values())
+    assert "nan" not in "".join(map(svg_chart, pages.figures(found).values()))
     assert pages.text(found)
     assert "<table" in pages.html(found, pages.figures(found))
+
+
+def test_pages_say_what_is_measured_in_words() -> None:
+    found = told({name: [4.0 - k, 3.0 - k] for k, name in enumerate("abc")})
+    page = pages.html(found, pages.figures(found))
+    assert "correlation of log Gmac and Fréchet distance over 3 models" in page
+    assert "frechet_distance" not in page + pages.text(found)
+    assert "<h1>Scaling of a, b, c</h1>" in page
+    many = told({name: [2.0, 1.0] for name in "abcd"})
+    assert "<h1>Scaling study of 4 models</h1>" in pages.html(many, pages.figures(many))
+    rising = dataclasses.replace(found, metric="class_accuracy", better="higher")
+    assert "more is better for Class accuracy" in pages.text(rising)
+
+
+def test_a_model_looks_the_same_in_all_figures_and_is_named_in_the_scatter() -> None:
+    found = told({"a": [3.0, 2.0], "b": [2.0, 1.0], "c": [2.5, 1.5]})
+    failed = dataclasses.replace(found.entries[0], failed="the loss became infinite")
+    figures = pages.figures(dataclasses.replace(found, entries=(failed, *found.entries[1:])))
+    scatter = figures["model"]
+    assert [(label.text, label.x, label.y) for label in scatter.labels] == [("b", 0.01, 1.0), ("c", 0.1, 1.5)]
+    assert not scatter.legend
+    looks = {mark.css for mark in scatter.marks}
+    assert looks == {css for css, name in figures["steps"].legend if name in "bc"}
+    assert [text for _, text in figures["steps"].legend] == ["a", "b", "c"]
 
 
 def test_pages_escape_what_users_wrote() -> None:

@@ -256,6 +256,7 @@ def report(folder: Path, *, device: str | None, command: str) -> Path:
     metrics = metrics_of(said, Space())
     write_json(folder / "metrics.json", metrics)
     recipe, latents = said.run.recipe, metrics["latents"]
+    shown = spaced(len(said.images), SHOWN)  # of all classes, as sources have them one after another
     network = recipe.network
     data = AutoencoderData(
         name=folder.name,
@@ -270,7 +271,7 @@ def report(folder: Path, *, device: str | None, command: str) -> Path:
         recipe=to_yaml(recipe),
         environment=environment(said.device),
         command=command,
-        pairs=(said.images[:SHOWN], said.made[:SHOWN]),
+        pairs=(said.images[shown], said.made[shown]),
         which=said.which,
         latents=list(zip(latents["mean"], latents["std"], strict=True)),
     )

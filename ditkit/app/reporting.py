@@ -64,7 +64,10 @@ def report(model: Model, *, command: str) -> Path:
         training_seconds=model.facts["seconds"],
         seconds_per_sample=metrics["seconds_per_sample"]["value"],
         metrics={k: Metric.read(v) for k, v in _plain(metrics).items()},
-        samples={name: shown.images[labels == i][:PER_CLASS] for i, name in enumerate(names)},
+        samples={
+            name: shown.images[labels == i][: PER_CLASS if model.classes else None] for i, name in enumerate(names)
+        },
+        classes=len(model.classes),
         log=trained,
         progress=_progress(model),
         sweep=_sweep(model, against) if model.classes else None,
@@ -183,7 +186,7 @@ def _sweep(model: Model, against: measuring.Reference) -> list[GuidancePoint]:
             progress=f"guidance {guidance:g}",
         )
         assert found is not None  # this process is alone
-        chosen = {k: v["value"] for k, v in found.scores.items() if k != "classifier_heldout_accuracy"}
+        chosen = {k: Metric.read(v) for k, v in found.scores.items() if k != "classifier_heldout_accuracy"}
         points.append(GuidancePoint(guidance, chosen, found.first[:10]))
     return points
 

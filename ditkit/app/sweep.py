@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ditkit.app.report.charts import Dots, Line, Linear, Log, Mark, Scale
-from ditkit.app.report.svg import Whiskers, series, svg_chart
-from ditkit.app.report.words import aligned, metric_text
+from ditkit.app.report.axes import Linear, Log, Scale
+from ditkit.app.report.charts import Figure
+from ditkit.app.report.marks import Dots, Line, Mark, Whiskers
+from ditkit.app.report.series import series
+from ditkit.app.report.svg import svg_chart
+from ditkit.app.report.words import aligned, metric_text, with_error
 from ditkit.base.files import write_json, write_text
 from ditkit.evaluate.protocol import differences
 
@@ -56,8 +59,7 @@ def entry_text(entry: dict[str, Any] | None) -> str:
     """A metric's value with its standard error, where it is known."""
     if entry is None:
         return "–"
-    error = f" ± {entry['standard_error']:.2g}" if "standard_error" in entry else ""
-    return f"{entry['value']:.4g}{error}"
+    return with_error(entry["value"], entry.get("standard_error"))
 
 
 def sweep_table(results: Sequence[dict[str, Any]]) -> str:
@@ -128,21 +130,23 @@ def sweep_plot(results: Sequence[dict[str, Any]]) -> str:
     marks: list[Mark] = []
     for k, points in enumerate(lines.values()):
         x, y, error = np.array(sorted(points)).T
-        marks += [Whiskers(x, y - error, y + error, series(k)), Dots(x, y, series(k))]
-        marks += [Line(x, y, series(k))] if len(x) > 1 else []
+        line = [Line(x, y, series(k))] if len(x) > 1 else []
+        marks += [Whiskers(x, y - error, y + error, series(k)), *line, Dots(x, y, series(k))]
     whiskers = [mark for mark in marks if isinstance(mark, Whiskers)]
     text = metric_text(key)
     best = (max if text.better == "higher" else min)(results, key=lambda found: found[key]["value"])
     said = f"{text.title} over the {axis.title} for {', '.join(lines)}; the best is {entry_text(best[key])}."
     return svg_chart(
-        f"{text.title} of the variants",
-        marks,
-        axis.scale(*(w.x for w in whiskers)),
-        Linear.over(*(w.low for w in whiskers), *(w.high for w in whiskers)),
-        x_label=axis.title,
-        y_label=text.title,
-        alt=said,
-        legend=[(series(k), name) for k, name in enumerate(lines)],
+        Figure(
+            f"{text.title} of the variants",
+            marks,
+            axis.scale(*(w.x for w in whiskers)),
+            Linear.over(*(w.low for w in whiskers), *(w.high for w in whiskers)),
+            x_label=axis.title,
+            y_label=f"{text.title} ({text.better} is better)" if text.better else "",
+            alt=said,
+            legend=[(series(k), name) for k, name in enumerate(lines)] if len(lines) > 1 else [],
+        )
     )
 
 

@@ -42,7 +42,7 @@ def reconstructions(data: ReportData) -> Html:
     for first in range(0, len(images), COLUMNS):
         for name, shown in (("image", images), ("reconstruction", made)):
             row = shown[first : first + COLUMNS]
-            strips.append((name, sheet(row, COLUMNS, cell=64, alt=f"{len(row)} images: {name}s")))
+            strips.append((name, sheet(row, COLUMNS, alt=f"{len(row)} images: {name}s")))
     said = f"Not picked by hand: {data.which}. Each reconstruction stands below its image."
     return join(element("p", said), rows(strips, label="Images and their reconstructions"))
 

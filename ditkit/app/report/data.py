@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ditkit.app.report.words import number
+
 if TYPE_CHECKING:
     from ditkit.app.pictures import Images
 
@@ -28,9 +30,14 @@ class Metric:
     def read(cls, entry: Mapping[str, Any]) -> Metric:
         """The metric of an entry of metrics.json: value, samples, note, standard_error; other keys join the note."""
         own = ("value", "samples", "note", "standard_error")
-        others = [f"{key.replace('_', ' ')}: {value}" for key, value in entry.items() if key not in own]
+        others = [f"{key.replace('_', ' ')}: {_said(value)}" for key, value in entry.items() if key not in own]
         note = "; ".join([*([entry["note"]] if entry.get("note") else []), *others])
         return cls(float(entry["value"]), entry.get("samples"), note, entry.get("standard_error"))
+
+
+def _said(value: Any) -> str:
+    """A number in four digits, all else as it is."""
+    return number(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +45,7 @@ class GuidancePoint:
     """One guidance scale of the sweep: its numbers by metric key, and samples of the same seeds at every scale."""
 
     guidance: float
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, Metric]
     images: Images | None = None  # (N, C, H, W)
 
 
@@ -82,8 +89,9 @@ class ReportData:
     """Everything on a run's page. None, or nothing in it, leaves a section out; ``missing`` says why, by field name.
 
     samples: class name -> (N, C, H, W) uint8, drawn at ``guidance`` (None: unguided) and not picked; the name is ""
-    where there are no classes. log: records of log.jsonl with step and any of loss, lr, grad_norm, images_per_s,
-    seconds. progress: step -> samples (N, C, H, W) at that step, the same seeds and classes each time.
+    where there are no classes. classes: how many the model has, of which samples may show the first only. log: records
+    of log.jsonl with step and any of loss, lr, grad_norm, images_per_s, seconds. progress: step -> samples (N, C, H, W)
+    at that step, the same seeds and classes each time.
     neighbours, feature_neighbours: in pixels, and in a network's features. evaluations: records of what was measured
     during training, with step and metrics (key -> entry of metrics.json). protocol: what the metrics hang on.
     recipe: YAML text. command: what made this page.
@@ -99,6 +107,7 @@ class ReportData:
     seconds_per_sample: float | None = None
     metrics: Mapping[str, Metric] | None = None
     samples: Mapping[str, Images] | None = None
+    classes: int = 0
     log: Sequence[Mapping[str, Any]] | None = None
     progress: Mapping[int, Images] | None = None
     sweep: Sequence[GuidancePoint] | None = None

@@ -11,6 +11,8 @@ class Html(str):
     __slots__ = ()
 
 
+_SHORT = 24
+"""Letters of a table's cell that is not broken into lines, at most."""
 _VOID = {"br", "img", "input", "link", "meta"}
 
 
@@ -35,10 +37,11 @@ def join(*children: str | None) -> Html:
 
 
 def table(head: list[str], rows: list[list[str]], *, caption: str) -> Html:
-    """A table with column headers; the first cell of each row is the row's header. It scrolls sideways when narrow."""
-    body = [
-        element("tr", element("th", row[0], scope="row"), *(element("td", cell) for cell in row[1:])) for row in rows
-    ]
+    """A table with column headers; the first cell of each row is the row's header. It scrolls sideways when narrow.
+
+    A short cell, such as a number with its error, stays on one line.
+    """
+    body = [element("tr", element("th", row[0], scope="row"), *(_cell(cell) for cell in row[1:])) for row in rows]
     return scroller(
         element(
             "table",
@@ -48,6 +51,10 @@ def table(head: list[str], rows: list[list[str]], *, caption: str) -> Html:
         ),
         label=caption,
     )
+
+
+def _cell(text: str) -> Html:
+    return element("td", text, class_="short" if len(text) <= _SHORT else "text")
 
 
 def scroller(*children: str | None, label: str) -> Html:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ditkit.app.report.data import Metric, ReportData
 from ditkit.app.report.html import Html, element, join, table
-from ditkit.app.report.words import HEADLINE, METRICS, duration, metric_text, number, percent
+from ditkit.app.report.words import HEADLINE, METRICS, duration, metric_text, number, percent, with_error
 
 
 def headline(data: ReportData) -> Html:
@@ -62,7 +62,7 @@ def metrics(data: ReportData) -> Html:
 def _metric_row(key: str, metric: Metric) -> list[str]:
     text = metric_text(key)
     count = "–" if metric.samples is None else f"{metric.samples:,}"
-    value = number(metric.value) + ("" if metric.error is None else f" ± {metric.error:.2g}")
+    value = with_error(metric.value, metric.error)
     return [text.title, value, count, text.better or "–", metric.note or "–"]
 
 

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from ditkit.app.pictures import as_array
-from ditkit.app.report.charts import Dots, Line, Linear, Mark, Rule, Steps, chart
-from ditkit.app.report.data import GuidancePoint, Neighbours, ReportData
+from ditkit.app.report.axes import Linear
+from ditkit.app.report.charts import Figure, chart
+from ditkit.app.report.data import GuidancePoint, Metric, Neighbours, ReportData
 from ditkit.app.report.html import Html, element, join, table
+from ditkit.app.report.marks import Dots, Line, Mark, Rule, Steps, Whiskers
+from ditkit.app.report.series import series
 from ditkit.app.report.strips import labelled, rows, sheet
-from ditkit.app.report.words import MetricText, metric_text, number
+from ditkit.app.report.words import metric_text, number, with_error
+
+COLUMNS = 10
+"""Samples beside each other, at most."""
 
 
 def samples(data: ReportData) -> Html:
     """A row of samples for each class."""
     named = data.samples or {}
-    columns = max(len(images) for images in named.values())
+    columns = min(COLUMNS, max(len(images) for images in named.values()))
     pictures = [
-        (name, sheet(images, columns, cell=64, alt=f"{len(images)} samples" + (f" of class {name}" if name else "")))
+        (name, sheet(images, columns, alt=f"{len(images)} samples" + (f" of class {name}" if name else "")))
         for name, images in named.items()
     ]
     guidance = "without guidance" if data.guidance is None else f"with classifier-free guidance {number(data.guidance)}"
     chosen = "One row per class. " if len(named) > 1 else ""
+    if data.classes > len(named) > 1:
+        chosen = f"One row per class, the first {len(named)} of {data.classes:,}. "
     return join(
         element("p", f"{chosen}Drawn {guidance}, not picked by hand."),
         rows(pictures, label="Samples of each class" if len(named) > 1 else "Samples"),
@@ -34,14 +42,11 @@ def sweep(data: ReportData) -> Html:
     """The numbers over the guidance scale as charts and as a table, and the same seeds at each scale."""
     points = sorted(data.sweep or [], key=lambda point: point.guidance)
     keys = list(dict.fromkeys(key for point in points for key in point.metrics))
-    texts = {key: metric_text(key) for key in keys}
-    fractions = [key for key in keys if texts[key].fraction]
-    charts = [_sweep_chart("Shares of images", points, fractions, texts, data.guidance)] if fractions else []
+    fractions = [key for key in keys if metric_text(key).fraction]
+    shares = "Shares of images" if len(fractions) > 1 else "".join(metric_text(key).title for key in fractions)
+    charts = [_sweep_chart(shares, points, fractions, data.guidance)] if fractions else []
     charts += [
-        _sweep_chart(texts[key].title, points, [key], texts, data.guidance) for key in keys if key not in fractions
-    ]
-    cells = [
-        [number(p.guidance), *(number(p.metrics[key]) if key in p.metrics else "–" for key in keys)] for p in points
+        _sweep_chart(metric_text(key).title, points, [key], data.guidance) for key in keys if key not in fractions
     ]
     pictures = [
         (number(p.guidance), sheet(p.images, len(p.images), alt=f"{len(p.images)} samples at {number(p.guidance)}"))
@@ -55,38 +60,54 @@ def sweep(data: ReportData) -> Html:
     return join(
         element("p", explain),
         element("div", *charts, class_="multiples"),
-        table(["Guidance", *(texts[key].title for key in keys)], cells, caption="Numbers at each guidance scale"),
+        _sweep_table(points, keys),
         element("h3", "The same seeds at each guidance scale") if pictures else None,
         rows(pictures, label="The same seeds at each guidance scale") if pictures else None,
     )
 
 
-def _sweep_chart(
-    title: str,
-    points: Sequence[GuidancePoint],
-    keys: Sequence[str],
-    texts: Mapping[str, MetricText],
-    used: float | None,
-) -> Html:
+def _sweep_table(points: Sequence[GuidancePoint], keys: Sequence[str]) -> Html:
+    """A row for each metric, a column for each scale, and what the numbers are of."""
+    measured = [point.metrics[key] for key in keys for point in points if key in point.metrics]
+    counts = sorted({metric.samples for metric in measured if metric.samples is not None})
+    cells = [[metric_text(key).title, *(_with_error(point.metrics.get(key)) for point in points)] for key in keys]
+    between = " to ".join(f"{count:,}" for count in dict.fromkeys([*counts[:1], *counts[-1:]]))
+    said = [f"of {between} samples each"] if counts else []
+    said += ["± and bars are one standard error"] if any(metric.error is not None for metric in measured) else []
+    return table(
+        ["Guidance", *(number(point.guidance) for point in points)],
+        cells,
+        caption=", ".join(["Numbers at each guidance scale", *said]),
+    )
+
+
+def _with_error(metric: Metric | None) -> str:
+    return "–" if metric is None else with_error(metric.value, metric.error)
+
+
+def _sweep_chart(title: str, points: Sequence[GuidancePoint], keys: Sequence[str], used: float | None) -> Html:
     marks: list[Mark] = [] if used is None else [Rule(used)]
-    legend, values, spoken = [], [], []
+    legend, ends, spoken = [], [], []
     for i, key in enumerate(keys):
-        pairs = [(p.guidance, p.metrics[key]) for p in points if np.isfinite(p.metrics.get(key, np.nan))]
-        x, y = np.asarray(pairs, float).reshape(-1, 2).T
+        found = [(p.guidance, p.metrics[key]) for p in points if key in p.metrics]
+        triples = [(x, m.value, m.error or 0.0) for x, m in found if np.isfinite(m.value)]
+        x, y, error = np.asarray(triples, float).reshape(-1, 3).T
         if len(x) == 0:
             continue
-        css = f"series-{i % 4 + 1}"
+        css, text = series(i), metric_text(key)
+        marks += [Whiskers(x, y - error, y + error, css)] if error.any() else []
         marks += [Line(x, y, css), Dots(x, y, css)]
-        legend.append((css, texts[key].title))
-        values.append(y)
-        spoken.append(f"{texts[key].title} goes from {number(y[0])} to {number(y[-1])}")
-    if not values:
+        legend.append((css, text.title))
+        ends += [y - error, y + error]
+        spoken.append(f"{text.title} goes from {number(y[0])} to {number(y[-1])}")
+    if not ends:
         return element("p", f"Not shown: {title} has no finite value.", class_="absent")
     scales = np.asarray([p.guidance for p in points] + ([] if used is None else [used]))
     x_axis = Linear.over(scales, margin=0.03)
-    y_axis = Linear(0, 1.04) if texts[keys[0]].fraction else Linear.over(*values, np.zeros(1), floor=0)
+    y_axis = Linear(0, 1.04) if metric_text(keys[0]).fraction else Linear.over(*ends, np.zeros(1), floor=0)
     alt = f"{title} over guidance {number(scales.min())} to {number(scales.max())}: {'; '.join(spoken)}."
-    return chart(title, marks, x_axis, y_axis, x_label="guidance", alt=alt, legend=legend if len(keys) > 1 else ())
+    figure = Figure(title, marks, x_axis, y_axis, x_label="guidance", alt=alt, legend=legend if len(keys) > 1 else ())
+    return chart(figure)
 
 
 def trajectory(data: ReportData) -> Html:
@@ -98,10 +119,10 @@ def trajectory(data: ReportData) -> Html:
     blocks = []
     for i, states in enumerate(path.states):
         name = path.names[i] if i < len(path.names) else f"sample {i + 1}"
-        lines = [(_symbol("t"), labelled(states, times, alt=f"{name}: the state {span}", cell=64))]
+        lines = [(_symbol("t"), labelled(states, times, alt=f"{name}: the state {span}"))]
         if path.predictions is not None:
             alt = f"{name}: the predicted image {span}"
-            lines.append((_symbol("0"), sheet(path.predictions[i], len(times), alt=alt, cell=64)))
+            lines.append((_symbol("0"), sheet(path.predictions[i], len(times), alt=alt)))
         blocks.append(element("div", element("h3", name), rows(lines, label=f"Denoising of {name}")))
     explain = [
         element("p", "From left to right the noise is taken away: t = 1 is pure noise, t = 0 the finished image.")
@@ -135,7 +156,7 @@ def _near(near: Neighbours) -> Html:
         images = np.concatenate([sample_CHW[None], as_array(near.nearest[i])])
         labels = ["sample", *(f"{d:.3g}" for d in near.distances[i])]
         alt = f"Sample {i + 1} and its {len(images) - 1} nearest training images, at {', '.join(labels[1:])}"
-        cards.append(element("li", labelled(images, labels, alt=alt, cell=64)))
+        cards.append(element("li", labelled(images, labels, alt=alt)))
     space = f" Distances: {near.space}." if near.space else ""
     rule = f" A sample counts as a copy if it is {near.rule}." if near.rule else ""
     return join(
@@ -162,8 +183,8 @@ def _distances(near: Neighbours) -> Html:
         return element("p", "Not shown: there are no finite distances.", class_="absent")
     edges = np.histogram_bin_edges(np.concatenate(list(values.values())), bins=30)
     heights = {name: np.histogram(group, edges)[0] / len(group) for name, group in values.items()}
-    marks: list[Mark] = [Steps(edges, h, f"series-{i + 1}") for i, h in enumerate(heights.values())]
-    legend = [(f"series-{i + 1} area", f"share of {name}") for i, name in enumerate(values)]
+    marks: list[Mark] = [Steps(edges, h, series(i)) for i, h in enumerate(heights.values())]
+    legend = [(series(i), f"share of {name}") for i, name in enumerate(values)]
     ends = [edges]
     if near.threshold is not None:
         marks.append(Rule(near.threshold))
@@ -173,13 +194,15 @@ def _distances(near: Neighbours) -> Html:
     alt = f"Distance to the nearest training image. {spoken}."
     return join(
         chart(
-            "Distance to the nearest training image",
-            marks,
-            Linear.over(*ends, margin=0.02),
-            Linear(0, 1.08 * max(float(h.max()) for h in heights.values())),
-            x_label="distance",
-            alt=alt,
-            legend=legend,
+            Figure(
+                "Distance to the nearest training image",
+                marks,
+                Linear.over(*ends, margin=0.02),
+                Linear(0, 1.08 * max(float(h.max()) for h in heights.values())),
+                x_label="distance",
+                alt=alt,
+                legend=legend,
+            )
         ),
         element("p", alt, class_="note"),
     )

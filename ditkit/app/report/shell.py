@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 
+from ditkit.app.report import series
 from ditkit.app.report.html import Html, element, join
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -20,6 +21,6 @@ def page(title: str, *body: str | None) -> Html:
         element("meta", name_="viewport", content="width=device-width, initial-scale=1"),
         element("meta", name_="color-scheme", content="light dark"),
         element("title", title),
-        element("style", Html(style)),
+        element("style", Html(series.style() + style)),
     )
     return join(Html("<!doctype html>\n"), element("html", head, element("body", *body), lang="en"), Html("\n"))

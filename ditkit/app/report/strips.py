@@ -16,7 +16,7 @@ _LEAST = 24
 """CSS pixels an image keeps on a narrow page; beyond that the row scrolls sideways."""
 
 
-def sheet(images: Images, columns: int, *, alt: str, cell: int = 56) -> Html:
+def sheet(images: Images, columns: int, *, alt: str, cell: int = 64) -> Html:
     """The images (N, C, H, W) as one picture, ``columns`` a row, each about ``cell`` CSS pixels wide at most."""
     small_NCHW = thumbnails(images)
     w = small_NCHW.shape[3]
@@ -37,7 +37,7 @@ def _gap(width: int) -> int:
     return max(1, width // 16)
 
 
-def labelled(images: Images, labels: Sequence[str], *, alt: str, cell: int = 56) -> Html:
+def labelled(images: Images, labels: Sequence[str], *, alt: str, cell: int = 64) -> Html:
     """One row of images (N, C, H, W) with a label above each."""
     w = thumbnails(images[:1]).shape[3]
     whole = len(labels) * (w + _gap(w)) - _gap(w)

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ditkit.app.report.charts import Dots, Line, Linear, Log, Scale, chart, smoothed, thinned
+from ditkit.app.report.axes import Linear, Log, Scale
+from ditkit.app.report.charts import Figure, chart
 from ditkit.app.report.data import ReportData
 from ditkit.app.report.html import Html, element, join
+from ditkit.app.report.marks import Dots, Line, Mark, Whiskers, smoothed, thinned
+from ditkit.app.report.series import series
 from ditkit.app.report.strips import filmstrip, sheet
-from ditkit.app.report.svg import Whiskers
 from ditkit.app.report.words import duration, metric_text, number
 
 _SMALL_CHARTS = {"lr": "Learning rate", "grad_norm": "Gradient norm", "images_per_s": "Images per second"}
@@ -43,21 +45,30 @@ def _loss(log: Sequence[Mapping[str, Any]]) -> Html:
         return element("p", "Not shown: the log has no finite loss.", class_="absent")
     half = len(values) // 50
     mean = smoothed(values, half)
-    marks = [Dots(*thinned(steps, values), "raw"), Line(*thinned(steps, mean), "series-1")]
-    legend = [("raw", "logged"), ("series-1", f"mean of {2 * half + 1} records")]
+    marks: list[Mark] = [*_line(*thinned(steps, mean), series(0))]
+    legend: list[tuple[str, str]] = []
+    if half:  # a mean over one record is the record
+        marks = [Dots(*thinned(steps, values), "raw"), *marks]
+        legend = [("raw", "logged"), (series(0), f"mean of {2 * half + 1} records")]
     alt = (
-        f"Loss from step {number(steps[0])} to {number(steps[-1])}: the smoothed loss goes from {number(mean[0])} "
-        f"to {number(mean[-1])}, at its lowest {number(mean.min())}."
+        f"Loss from step {number(steps[0])} to {number(steps[-1])}: the {'smoothed ' if half else ''}loss goes from "
+        f"{number(mean[0])} to {number(mean[-1])}, at its lowest {number(mean.min())}."
     )
     x = Linear.over(steps, margin=0)
     views: dict[str, Scale] = {"linear": Linear.over(values)}
     if values.min() > 0:
         views = {"log": Log.over(values), **views}
     figures = {
-        name: chart("Loss", marks, x, y, x_label="step", alt=alt, legend=legend, tall=True) for name, y in views.items()
+        name: chart(Figure("Loss", marks, x, y, x_label="step", alt=alt, legend=legend), height="tall")
+        for name, y in views.items()
     }
     note = f" Left out, because the loss is not finite: {lost:,} of {lost + len(values):,} records." if lost else ""
     return join(_switch(figures), element("p", alt + note, class_="note"))
+
+
+def _line(x: np.ndarray, y: np.ndarray, css: str) -> list[Mark]:
+    """A line through the points; a dot where there is but one, as a line of one point cannot be seen."""
+    return [Line(x, y, css)] if len(x) > 1 else [Dots(x, y, css)]
 
 
 def _switch(views: Mapping[str, Html]) -> Html:
@@ -78,14 +89,9 @@ def _small_chart(log: Sequence[Mapping[str, Any]], key: str, title: str) -> Html
     alt = (
         f"{title} by step: between {number(values.min())} and {number(values.max())}, {number(values[-1])} at the end."
     )
-    return chart(
-        title,
-        [Line(*thinned(steps, values), "series-1 thin")],
-        Linear.over(steps, margin=0),
-        Linear.over(values, np.zeros(1)),
-        x_label="step",
-        alt=alt,
-    )
+    marks = _line(*thinned(steps, values), f"{series(0)} thin")
+    x, y = Linear.over(steps, margin=0), Linear.over(values, np.zeros(1))
+    return chart(Figure(title, marks, x, y, x_label="step", alt=alt))
 
 
 def evaluations(data: ReportData) -> Html:
@@ -112,12 +118,12 @@ def _metric_chart(records: Sequence[Mapping[str, Any]], key: str) -> Html:
     least = f", best at step {number(float(steps[best(values)]))}" if best else ""
     alt = f"{text.title} from {number(values[0])} to {number(values[-1])} at step {number(steps[-1])}{least}."
     marks = [
-        Whiskers(steps, values - errors, values + errors, "series-1"),
-        Line(steps, values, "series-1"),
-        Dots(steps, values, "series-1"),
+        Whiskers(steps, values - errors, values + errors, series(0)),
+        Line(steps, values, series(0)),
+        Dots(steps, values, series(0)),
     ]
     y = Linear.over(values - errors, values + errors)
-    return chart(text.title, marks, Linear.over(steps, margin=0.03), y, x_label="step", alt=alt)
+    return chart(Figure(text.title, marks, Linear.over(steps, margin=0.03), y, x_label="step", alt=alt))
 
 
 def progress(data: ReportData) -> Html:

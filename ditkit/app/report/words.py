@@ -19,6 +19,11 @@ def number(value: float) -> str:
     return f"{value:,.{decimals}f}".rstrip("0").rstrip(".") if decimals else f"{value:,.0f}"
 
 
+def with_error(value: float, error: float | None) -> str:
+    """Four significant digits of the value, and two of its standard error where it is known: 0.9941 ± 0.00077."""
+    return number(value) + ("" if error is None or not math.isfinite(error) else f" ± {number(float(f'{error:.2g}'))}")
+
+
 def percent(value: float) -> str:
     """A fraction in percent with one decimal."""
     return f"{100 * value:.1f}%" if math.isfinite(value) else "not finite"
@@ -26,14 +31,14 @@ def percent(value: float) -> str:
 
 def compact(value: float) -> str:
     """A short label for an axis: 0.05, 20k, 1.5M, 1e-05."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.4g}{letter}"
     return f"{value:.4g}"
 
 
 def duration(seconds: float) -> str:
-    """A duration in the units that suit it: 41 ms, 3.2 s, 5 min 12 s, 2 h 05 min."""
+    """A duration in the units that suit it: 41 ms, 3.2 s, 5 min 12 s, 2 h 05 min, 278 h."""
     if not math.isfinite(seconds):
         return "not finite"
     if seconds < 0.9995:
@@ -44,7 +49,7 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours:,} h {minutes:02d} min"
+    return f"{hours:,} h {minutes:02d} min" if hours < 100 else f"{round(seconds / 3600):,} h"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -142,5 +147,5 @@ METRICS = {
         "Copies in features", "The same by the distance of features.", "lower", fraction=True
     ),
 }
-HEADLINE = ("class_accuracy", "classifier_heldout_accuracy", "frechet_distance", "precision", "recall")
+HEADLINE = ("class_accuracy", "classifier_heldout_accuracy", "frechet_distance", "precision", "recall", "psnr", "ssim")
 """Metrics that stand at the head of a page, where they were measured."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ditkit.app.report.charts import Dots, Linear, Log, Mark, Scale
-from ditkit.app.report.charts import Line as Path
-from ditkit.app.report.html import Html
-from ditkit.app.report.svg import Whiskers, series, svg_chart
+from ditkit.app.report.axes import Linear, Log, Scale
+from ditkit.app.report.charts import Figure
+from ditkit.app.report.labels import Label
+from ditkit.app.report.marks import Dots, Line, Mark, Whiskers
+from ditkit.app.report.series import series
 from ditkit.app.report.words import metric_text, number
 from ditkit.app.scaling_study.results import Entry, Findings
 from ditkit.app.scaling_study.sampling import value_of
@@ -18,8 +20,8 @@ from ditkit.evaluate.scaling import Fit
 GIGA, TERA = 1e9, 1e12
 
 
-def figures(found: Findings) -> dict[str, Html]:
-    """SVG charts by name; those that have no points yet are left out."""
+def figures(found: Findings) -> dict[str, Figure]:
+    """Charts by name; those that have no points yet are left out."""
     law = found.law
     made = {
         "steps": _over_steps(found),
@@ -27,15 +29,15 @@ def figures(found: Findings) -> dict[str, Html]:
         "training": _over_training(found, law),
         "sampling": _over_sampling(found),
     }
-    return {name: chart for name, chart in made.items() if chart}
+    return {name: figure for name, figure in made.items() if figure}
 
 
-def _over_steps(found: Findings) -> Html | None:
+def _over_steps(found: Findings) -> Figure | None:
     lines = [(e, [look.step for look in e.looks], [look.value for look in e.looks]) for e in found.entries]
     return _lines(found, lines, "during training", "training steps", Linear.over)
 
 
-def _over_training(found: Findings, law: Fit | None) -> Html | None:
+def _over_training(found: Findings, law: Fit | None) -> Figure | None:
     lines = [(e, _spent(e), [look.value for look in e.looks]) for e in found.entries]
     extra: list[tuple[np.ndarray, np.ndarray, str]] = []
     if law:
@@ -45,7 +47,7 @@ def _over_training(found: Findings, law: Fit | None) -> Html | None:
     return _lines(found, lines, "against training compute", x, Log.over, extra)
 
 
-def _over_sampling(found: Findings) -> Html | None:
+def _over_sampling(found: Findings) -> Figure | None:
     lines = []
     for e in found.entries:
         points = [(p.passes * e.candidate.multiply_adds / GIGA, value_of(p, found.metric)) for p in e.sampled]
@@ -54,13 +56,16 @@ def _over_sampling(found: Findings) -> Html | None:
     return _lines(found, lines, "against sampling compute", "sampling compute (Gmac per image)", Log.over)
 
 
-def _over_model(found: Findings) -> Html | None:
+def _over_model(found: Findings) -> Figure | None:
     if not found.measured:
         return None
-    lines = [(e, [e.candidate.multiply_adds / GIGA], [e.last.value] if e.last else []) for e in found.measured]
+    lines = [(e, [e.candidate.multiply_adds / GIGA], [e.last.value] if e.last else []) for e in found.entries]
     measured = found.correlation
-    said = "" if measured is None else f" (correlation with its logarithm {measured.value:.2f})"
-    return _lines(found, lines, f"against model compute{said}", "forward pass (Gmac per image)", Log.over)
+    said = "" if measured is None else f"; correlation with its logarithm: {measured.value:.2f}"
+    x_label = f"forward pass (Gmac per image{said})"
+    figure = _lines(found, lines, "against model compute", x_label, Log.over)
+    names = [Label(x, y, e.candidate.name) for e, (x,), ys in lines for y in ys]
+    return figure and dataclasses.replace(figure, legend=(), labels=names)
 
 
 def _spent(entry: Entry) -> list[float]:
@@ -74,7 +79,7 @@ def _lines(
     x_label: str,
     x_axis: Callable[..., Scale],
     extra: Sequence[tuple[np.ndarray, np.ndarray, str]] = (),
-) -> Html | None:
+) -> Figure | None:
     """A line for each model that has points, whiskers of a standard error where the points are those of training."""
     marks: list[Mark] = []
     legend: list[tuple[str, str]] = []
@@ -82,17 +87,16 @@ def _lines(
         if not len(ys):
             continue
         x, y = np.array(xs, float), np.array(ys, float)
-        marks += [Dots(x, y, series(k)), *([Path(x, y, series(k))] if len(x) > 1 else [])]
-        marks += _whiskers(entry, x, y, series(k))
+        line = [Line(x, y, series(k))] if len(x) > 1 else []
+        marks += [*_whiskers(entry, x, y, series(k)), *line, Dots(x, y, series(k))]
         legend.append((series(k), entry.candidate.name))
     if not marks:
         return None
-    for j, (x, y, name) in enumerate(extra):
-        css = series(len(lines) + j)
-        marks.append(Path(x, y, css))
-        legend.append((css, name))
+    for x, y, name in extra:
+        marks.append(Line(x, y, "rule"))
+        legend.append(("rule", name))
     title = metric_text(found.metric).title
-    return svg_chart(
+    return Figure(
         f"{title} {what}",
         marks,
         x_axis(*(m.x for m in marks if isinstance(m, Dots))),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from ditkit.app.report.charts import Figure, chart
 from ditkit.app.report.html import Html, element, table
 from ditkit.app.report.shell import page
-from ditkit.app.report.words import aligned, duration, metric_text, number, percent
+from ditkit.app.report.svg import svg_chart
+from ditkit.app.report.words import aligned, duration, metric_text, number, percent, with_error
 from ditkit.app.run import environment
 from ditkit.app.scaling_study.charts import figures
 from ditkit.app.scaling_study.results import Entry, Findings, as_json
@@ -14,6 +16,8 @@ from ditkit.evaluate.scaling import Advice, Estimate, Fit
 
 HEAD = ["Model", "Parameters", "Tokens", "Gmac", "Steps", "Training Tmac", "", "Class accuracy", "Training", "Note"]
 SAMPLING_HEAD = ["Model", "Evaluations", "Gmac per image", ""]
+NAMED = 3
+"""Models that a title names, at most."""
 BUDGET_HEAD = ["Budget (Tmac)", "Best model of the fit", "Steps", "Nearest trained", "", "Best measured", "Note"]
 
 
@@ -22,8 +26,8 @@ def write(found: Findings, device: object) -> None:
     write_json(found.folder / "points.json", as_json(found, environment(device)))  # pyright: ignore[reportArgumentType]
     write_text(found.folder / "table.md", text(found) + "\n")
     made = figures(found)
-    for name, chart in made.items():
-        write_text(found.folder / f"{name}.svg", chart + "\n")
+    for name, figure in made.items():
+        write_text(found.folder / f"{name}.svg", svg_chart(figure) + "\n")
     write_text(found.folder / "page.html", html(found, made))
 
 
@@ -39,7 +43,11 @@ def text(found: Findings) -> str:
 
 
 def _named(head: list[str], found: Findings) -> list[str]:
-    return [cell or metric_text(found.metric).title for cell in head]
+    return [cell or _title(found) for cell in head]
+
+
+def _title(found: Findings) -> str:
+    return metric_text(found.metric).title
 
 
 def rows(found: Findings) -> list[list[str]]:
@@ -57,7 +65,7 @@ def _row(entry: Entry) -> list[str]:
         number(c.multiply_adds / 1e9),
         f"{step:,}",
         number(c.training_multiply_adds(step) / 1e12),
-        "–" if last is None else _with_error(last.value, last.standard_error),
+        "–" if last is None else with_error(last.value, last.standard_error),
         "–" if entry.accuracy is None or entry.failed else percent(entry.accuracy),
         duration(entry.seconds) if entry.seconds else "–",
         _note(entry),
@@ -70,10 +78,6 @@ def _note(entry: Entry) -> str:
     if not entry.looks:
         return "not trained yet"
     return ""
-
-
-def _with_error(value: float, error: float | None) -> str:
-    return number(value) + (f" ± {error:.2g}" if error is not None else "")
 
 
 def sampling_rows(found: Findings) -> list[list[str]]:
@@ -135,7 +139,7 @@ def sentences(found: Findings) -> list[str]:
     else:
         count = len(found.measured)
         said.append(
-            f"Pearson's correlation of log Gmac and {found.metric} over {count} models: {_estimate(measured)}. "
+            f"Pearson's correlation of log Gmac and {_title(found)} over {count} models: {_estimate(measured)}. "
             "Peebles & Xie 2023 report -0.93 for DiT on ImageNet (FID)."
         )
     law = found.law
@@ -150,7 +154,7 @@ def sentences(found: Findings) -> list[str]:
 def _law_sentences(found: Findings, law: Fit) -> list[str]:
     # per Tmac, so that the scale is a number that one can read
     scale = law.law.scale * 1e12**law.law.exponent
-    form = f"{found.metric} = {number(scale)} (C / Tmac)^{law.law.exponent:.3f}"
+    form = f"{_title(found)} = {number(scale)} (C / Tmac)^{law.law.exponent:.3f}"
     offset = "" if law.offset is None else f" + {number(law.offset.value)}"
     low, high = (number(c / 1e12) for c in law.range)
     said = [
@@ -179,9 +183,10 @@ def notes(found: Findings) -> str:
     )
 
 
-def html(found: Findings, made: dict[str, Html]) -> Html:
+def html(found: Findings, made: dict[str, Figure]) -> Html:
     """The page: figures and tables."""
-    title = f"Scaling of {', '.join(e.candidate.name for e in found.entries)}"
+    names = [entry.candidate.name for entry in found.entries]
+    title = f"Scaling of {', '.join(names)}" if len(names) <= NAMED else f"Scaling study of {len(names)} models"
     tables = [
         (HEAD, rows(found), "Models, after their last measurement"),
         (BUDGET_HEAD, budget_rows(found), "Compute-optimal size for a budget"),
@@ -194,7 +199,7 @@ def html(found: Findings, made: dict[str, Html]) -> Html:
         element(
             "main",
             element("section", *(element("p", line) for line in sentences(found))),
-            *(element("section", chart, class_="scroller") for chart in made.values()),
+            *(element("section", chart(figure, height="large")) for figure in made.values()),
             *(element("section", each) for each in shown),
             element("section", element("p", notes(found), class_="note")),
         ),

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ditkit.app.report.words import metric_text
 from ditkit.app.run import Run
 from ditkit.app.scaling_study import runs
 from ditkit.app.scaling_study.grid import Candidate
@@ -102,7 +103,8 @@ class Findings:
     def why_no_fit(self) -> str | None:
         """In words; None where there is a fit."""
         if self.better != "lower":
-            return f"no power law is fitted: more of {self.metric} is better, and a law of decay has no meaning for it"
+            title = metric_text(self.metric).title
+            return f"no power law is fitted: more is better for {title}, and a law of decay has no meaning for it"
         if len(self.curves) < FEWEST_MODELS:
             return (
                 f"no power law is fitted: {len(self.curves)} models are measured, expected at least {FEWEST_MODELS}; "

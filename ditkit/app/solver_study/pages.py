@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from ditkit.app.report.charts import Dots, Line, Log, Mark
+from ditkit.app.report.axes import Log
+from ditkit.app.report.charts import Figure, chart
 from ditkit.app.report.html import Html, element, table
+from ditkit.app.report.marks import Dots, Line, Mark, Whiskers
+from ditkit.app.report.series import series
 from ditkit.app.report.shell import page
-from ditkit.app.report.svg import Whiskers, series, svg_chart
+from ditkit.app.report.svg import svg_chart
 from ditkit.app.report.words import aligned, duration, number, percent
 from ditkit.app.solver_study.points import Point, Study
 from ditkit.base.files import write_text
@@ -22,7 +25,7 @@ def write(study: Study) -> None:
     if study.points:
         paragraphs = [table_text(study), *failures(study), notes(study)]
         write_text(study.folder / "table.md", "\n\n".join(paragraphs) + "\n")
-        write_text(study.folder / "plot.svg", plot(study) + "\n")
+        write_text(study.folder / "plot.svg", svg_chart(plot(study)) + "\n")
         write_text(study.folder / "page.html", html(study))
 
 
@@ -71,18 +74,18 @@ def notes(study: Study) -> str:
     )
 
 
-def plot(study: Study) -> Html:
+def plot(study: Study) -> Figure:
     """Fréchet distance over evaluations, both logarithmic, a line for each solver with whiskers of a standard error."""
     marks: list[Mark] = []
     for k, points in enumerate(study.by_solver().values()):
         x = np.array([p.evaluations for p in points])
         y, error = np.array([[p.frechet_distance, p.standard_error] for p in points]).T.clip(min=FEWEST_DISTANCE)
         low = np.maximum(y - error, y / 2)
-        marks += [Whiskers(x, low, y + error, series(k)), Dots(x, y, series(k))]
-        marks += [Line(x, y, series(k))] if len(x) > 1 else []
+        line = [Line(x, y, series(k))] if len(x) > 1 else []
+        marks += [Whiskers(x, low, y + error, series(k)), *line, Dots(x, y, series(k))]
     whiskers = [mark for mark in marks if isinstance(mark, Whiskers)]
     best = study.best()
-    return svg_chart(
+    return Figure(
         "Quality against network evaluations",
         marks,
         Log.over(*(w.x for w in whiskers)),
@@ -103,7 +106,7 @@ def html(study: Study) -> Html:
         element("header", element("p", "ditkit study solvers", class_="kicker"), element("h1", title)),
         element(
             "main",
-            element("section", plot(study), class_="scroller"),
+            element("section", chart(plot(study), height="large")),
             element(
                 "section",
                 table(HEAD, rows(study), caption="All points"),
