@@ -91,7 +91,7 @@ def test_standard_fid_through_the_command_line(made_up_file, inception, tmp_path
     space = found["protocol"]["feature_space"]
     assert space["weights"] == inception.protocol.weights
     assert "299x299, bilinear of TensorFlow 1" in space["resizing"]
-    assert "note on FID: few images (5): the distance is biased upwards below about 20480" in said.out
+    assert "note on fid: few images (5): the distance is biased upwards below about 20480" in said.out
     with np.load(file) as arrays:
         assert set(arrays.files) == {"arr_0", "mu", "sigma", "mu_s", "sigma_s"}
         np.savez(tmp_path / "statistics.npz", **{name: arrays[name] for name in ("mu", "sigma", "mu_s", "sigma_s")})

@@ -15,7 +15,6 @@ from ditkit.app.measuring import evaluate, measure, protocol, read_result, resul
 from ditkit.app.model import Model, load_model
 from ditkit.app.recipe import Sampling
 from ditkit.app.references import Reference
-from ditkit.app.report.words import metric_text
 from ditkit.app.run import Run, environment
 from ditkit.app.samples import FileSamples, Plan, RunSamples
 from ditkit.app.solver_study.choice import Choice
@@ -255,8 +254,9 @@ def comparison(a: Path, b: Path) -> tuple[bool, str]:
     lines = [f"comparable: both by protocol {one['protocol_hash'][:12]}", ""]
     for key in metric_names([one, other]):
         if key in one and key in other:
-            title, values = metric_text(key).title, [f"{entry_text(found[key]):>20}" for found in (one, other)]
-            lines.append(f"{title:<28} {' '.join(values)}  {_apart(one[key], other[key])}")
+            lines.append(
+                f"{key:<28} {entry_text(one[key]):>20} {entry_text(other[key]):>20}  {_apart(one[key], other[key])}"
+            )
     return True, "\n".join(lines)
 
 

@@ -360,25 +360,22 @@ def _tell(found: list[dict[str, Any]], out: Path, work: Work) -> int:
 
 def table(metrics: dict[str, Any]) -> str:
     """The metrics as lines of text: name, value, standard error, samples."""
-    from ditkit.app.report.words import metric_text
-
-    entries = [(key, entry) for key, entry in metrics.items() if isinstance(entry, dict) and "value" in entry]
-    rows = [(metric_text(key).title, entry) for key, entry in entries]
-    width = max(len(title) for title, _ in rows)
-    return "\n".join(f"{n:<{width}}  {e['value']:>10.4g}{_error(e):<12} ({e['samples']:,} samples)" for n, e in rows)
+    rows = {name: entry for name, entry in metrics.items() if isinstance(entry, dict) and "value" in entry}
+    width = max(map(len, rows))
+    return "\n".join(
+        f"{n:<{width}}  {e['value']:>10.4g}{_error(e):<12} ({e['samples']:,} samples)" for n, e in rows.items()
+    )
 
 
 def notes(metrics: dict[str, Any]) -> str:
     """What to know before believing the values, a line each; empty where there is nothing."""
-    from ditkit.app.report.words import metric_text
-
     said: dict[str, list[str]] = {}
     for name, entry in metrics.items():
         if isinstance(entry, dict) and "value" in entry and entry.get("note"):
-            said.setdefault(entry["note"], []).append(metric_text(name).title)
+            said.setdefault(entry["note"], []).append(name)
     lines = [f"note on {', '.join(names)}: {note}\n" for note, names in said.items()]
     left_out = metrics.get("about", {}).get("left_out", {})
-    return "".join([*lines, *(f"not measured: {metric_text(name).title}: {why}\n" for name, why in left_out.items())])
+    return "".join([*lines, *(f"not measured: {name}: {why}\n" for name, why in left_out.items())])
 
 
 def _error(entry: dict[str, Any]) -> str:
