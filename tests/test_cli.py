@@ -123,6 +123,18 @@ def test_version_and_no_command() -> None:
     assert "usage: ditkit COMMAND" in nothing.out
 
 
+def test_commands_that_share_no_work_are_refused_in_several_processes(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for command in (["train", "digits", "--out", tmp_path / "r"], ["sample", run, "--out", tmp_path / "s"]):
+        said = ditkit(*command)
+        assert (said.code, len(said.err)) == (2, 1)
+        assert "without torchrun" in said.err[0]
+    assert "torchrun" not in ditkit("reproduce", "digitz").err[0]
+    assert not list(tmp_path.iterdir())
+
+
 def test_training_makes_the_run_folder(pets: Path, tmp_path: Path) -> None:
     made(train(pets, tmp_path / "r", "--train.sample-every", 2, "--data.heldout", 0.1))
     names = {str(p.relative_to(tmp_path / "r")) for p in (tmp_path / "r").rglob("*") if p.is_file()}

@@ -8,14 +8,16 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ditkit.app import cli, encoding
+from ditkit.app.recipe_files import load_recipe, to_yaml
 from ditkit.base.errors import UserError
-from ditkit.base.files import alone, atomic_file, atomic_folder, check_new_folder, remove_folder, write_text
+from ditkit.base.files import alone, atomic_file, atomic_folder, check_new_folder, claimed, remove_folder, write_text
 from ditkit.base.signals import HEARD, Interrupted, deaf_children
 from ditkit.base.workers import Workers, dist
 from tests.running import TINY, Trial, ditkit, made, train
@@ -47,7 +49,8 @@ def test_a_signal_is_answered_with_a_line_and_leaves_nothing(
 def test_what_a_kill_leaves_is_cleared_by_the_same_command(trial: Trial, run: Path, tmp_path: Path) -> None:
     command = drawing(run, tmp_path / "s")
     assert trial(command, at=["os.replace", 1])["code"] == -signal.SIGKILL
-    assert [path.name.split("-")[0] for path in tmp_path.iterdir()] == [".s.writing"]
+    assert sorted(path.name.split("-")[0] for path in tmp_path.iterdir()) == [".s.writing", "s"]
+    assert not list((tmp_path / "s").iterdir())
     made(ditkit(*command))
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
     made(ditkit(*drawing(run, tmp_path / "whole")))
@@ -150,6 +153,24 @@ def test_a_folder_that_was_being_replaced_comes_back_before_it_is_again(ended: i
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("act", [remove_folder, lambda path: write_text(path / "a", "new")])
+def test_a_signal_while_something_is_removed_is_heard_when_it_is_gone(
+    act: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_text(tmp_path / "a", "old")
+    rmtree, calls = shutil.rmtree, iter([True])
+
+    def interrupted(folder: Path, **how: Any) -> None:
+        if next(calls, False):
+            raise Interrupted("SIGTERM")
+        rmtree(folder, **how)
+
+    monkeypatch.setattr("shutil.rmtree", interrupted)
+    with pytest.raises(Interrupted):
+        act(tmp_path)
+    assert not [*tmp_path.parent.glob(f".{tmp_path.name}.*"), *tmp_path.glob(".*")]
+
+
 def test_a_folder_with_a_killed_writer_s_file_alone_is_new(ended: int, tmp_path: Path) -> None:
     (tmp_path / f".recipe.yaml.writing-{ended}").write_text("half")
     check_new_folder(tmp_path)
@@ -187,6 +208,75 @@ def test_what_a_writer_puts_beside_its_file_goes_with_it(tmp_path: Path) -> None
     (tmp_path / "kept").rename(tmp_path / f".a.writing-{os.getpid()}")  # one that had this process's number
     written("whole")
     assert content(tmp_path) == {"a": b"whole"}
+
+
+def test_a_lock_on_what_its_holder_removed_or_replaced_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "a"
+    folder.mkdir()
+
+    def waited(descriptor: int, how: int) -> None:
+        folder.rename(tmp_path / f"{len(list(tmp_path.iterdir()))}")  # by the holder, who then lets it go
+
+    monkeypatch.setattr("fcntl.flock", waited)
+    with pytest.raises(UserError, match="busy"), alone(folder, "busy"):
+        pass
+    folder.mkdir()
+    monkeypatch.setattr("fcntl.flock", lambda *how: (waited(*how), folder.mkdir()))
+    with pytest.raises(UserError, match="busy"), alone(folder, "busy"):
+        pass
+
+
+@pytest.mark.parametrize("command", ["sample", "sample-data"])
+def test_samples_are_drawn_into_a_folder_by_one_process(
+    command: str, run: Path, pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "s"
+    second = [command, run if command == "sample" else pets, "--num", 4, "--out", out]
+    with claimed(out):
+        refused(ditkit(*second), f"{out} is being made by another process", "another folder")
+    assert not out.exists()
+
+    def drawn(*args: Any, **how: Any) -> None:
+        with claimed(out):
+            pytest.fail("two draw into one folder")
+
+    monkeypatch.setattr("ditkit.app.drawn.save_samples", drawn)
+    refused(ditkit(*second), "is being made by another process")
+    assert not out.exists()
+
+
+def test_a_folder_that_was_made_while_it_was_waited_for_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fcntl.flock", lambda *how: write_text(tmp_path / "s" / "a.png", "1"))
+    with pytest.raises(UserError, match="not empty"), claimed(tmp_path / "s"):
+        pass
+    assert content(tmp_path) == {"s/a.png": b"1"}
+
+
+@pytest.mark.parametrize("make", [lambda path: write_text(path, "new"), lambda path: fill(path)])
+def test_what_has_its_name_has_nothing_beside_it(
+    make: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill right then leaves nothing hidden, which nobody would clear where nothing is made again."""
+    seen: list[list[str]] = []
+    replace = os.replace
+
+    def replaced(one: Path, other: Path) -> None:
+        replace(one, other)
+        if other == tmp_path / "a":
+            seen.append([path.name for path in tmp_path.iterdir()])
+
+    monkeypatch.setattr("os.replace", replaced)
+    make(tmp_path / "a")
+    assert seen == [["a"]]
+
+
+def fill(path: Path) -> None:
+    """Makes a folder in place of an empty one."""
+    path.mkdir()
+    with atomic_folder(path) as folder:
+        (folder / "one").write_text("1")
 
 
 class Barrier:
@@ -232,6 +322,56 @@ def test_a_signal_before_the_first_step_says_how_to_go_on(trial: Trial, pets: Pa
     begun = trial(start, at=["ditkit.app.training._begin", 1], signal="SIGTERM")
     assert begun["code"] == 130
     assert begun["err"].endswith(f"go on with: ditkit train --resume {tmp_path / 'r'}\n")
+
+
+@pytest.fixture
+def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of an earlier demo; one that begins says so."""
+
+    def began(*args: Any) -> None:
+        raise UserError("the demo began")
+
+    monkeypatch.setattr("ditkit.app.training.start", began)
+    for name, text in {"recipe.yaml": to_yaml(load_recipe("digits")), "log.jsonl": ""}.items():
+        write_text(tmp_path / "d" / name, text)
+    return tmp_path / "d"
+
+
+def test_a_demo_is_begun_anew_where_a_kill_came_while_it_was_removed(
+    demo: Path, ended: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def removing(folder: Path, **how: Any) -> None:
+        (Path(folder) / "recipe.yaml").unlink(missing_ok=True)
+        raise Interrupted("SIGTERM")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", removing)
+        assert ditkit("demo", "--out", demo).code == 130
+    for left in demo.parent.glob(".d.*"):
+        left.rename(left.with_name(f".d.writing-{ended}"))
+    refused(ditkit("demo", "--out", demo), "the demo began")
+    assert not list(demo.parent.iterdir())
+
+
+def test_a_demo_begins_where_one_was_killed_before_it_had_a_recipe(demo: Path, ended: int) -> None:
+    remove_folder(demo)
+    (demo / f".recipe.yaml.writing-{ended}").mkdir(parents=True)
+    refused(ditkit("demo", "--out", demo), "the demo began")
+
+
+def test_a_demo_is_made_by_one_process(demo: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = content(demo)
+    with alone(demo, "no"):
+        refused(ditkit("demo", "--out", demo), f"demo {demo} is being made by another process")
+    assert content(demo) == before
+
+    def measuring(*args: Any) -> None:
+        with alone(demo, "the first is still at it"):
+            pytest.fail("a second demo could begin")
+
+    monkeypatch.setattr("ditkit.app.training.start", lambda recipe, out: shutil.copytree(run, out) and None)
+    monkeypatch.setattr("ditkit.app.measuring.reference", measuring)
+    refused(ditkit("demo", "--out", demo), "the first is still at it")
 
 
 def test_a_study_of_solvers_is_made_by_one_process(run: Path, tmp_path: Path) -> None:

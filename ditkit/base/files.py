@@ -30,7 +30,7 @@ def expanded(path: Path | str) -> Path:
 def _beside(path: Path) -> Iterator[Path]:
     """An empty folder beside ``path``, gone afterwards."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _clear_beside(path)
+    clear_beside(path)
     temporary = path.with_name(f".{path.name}.writing-{os.getpid()}")
     _remove(temporary)  # of a killed process that had this one's number, as in containers
     try:
@@ -42,13 +42,22 @@ def _beside(path: Path) -> Iterator[Path]:
 
 
 def _remove(path: Path) -> None:
+    """Removes a file or a folder, whole also where a signal comes meanwhile."""
+    try:
+        _try_to_remove(path)
+    except BaseException:
+        _try_to_remove(path)
+        raise
+
+
+def _try_to_remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
 
 
-def _clear_beside(path: Path) -> None:
+def clear_beside(path: Path) -> None:
     """Removes what killed writers of ``path`` left beside it; what one was replacing goes back to its name."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*-*"):
         kind, _, number = left.name.removeprefix(f".{path.name}.").rpartition("-")
@@ -104,9 +113,33 @@ def alone(folder: Path, refusal: str) -> Iterator[None]:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(refusal) from None
+            if not (folder.exists() and os.path.samestat(os.fstat(descriptor), folder.stat())):
+                raise UserError(refusal)  # who held it has removed or replaced it: the lock is on what is no more
         yield
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Within it, ``folder`` is an empty one that no other process within it makes; it goes if it is empty at the end.
+
+    Raises UserError as ``check_new_folder``, and where another process is within it.
+    """
+    check_new_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone(folder, f"--out {folder} is being made by another process: wait for it, or choose another folder"):
+        check_new_folder(folder)  # it may have been made since
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # it is not empty
+                folder.rmdir()
+
+
+def untouched(folder: Path) -> bool:
+    """Whether nothing is in a folder but what writers that were killed left behind."""
+    return all(_HALF.search(path.name) for path in folder.iterdir())
 
 
 def check_new_folder(folder: Path) -> None:
@@ -114,7 +147,7 @@ def check_new_folder(folder: Path) -> None:
 
     What a writer that was killed left behind does not count.
     """
-    if folder.exists() and (not folder.is_dir() or not all(_HALF.search(path.name) for path in folder.iterdir())):
+    if folder.exists() and not (folder.is_dir() and untouched(folder)):
         raise UserError(f"--out {folder} exists and is not empty: choose another folder; nothing was written")
     if closed := _closed(folder):
         raise UserError(f"--out {folder} cannot be made: {closed[0]}; choose another folder")
@@ -164,17 +197,21 @@ def _put_back(old: Path, path: Path) -> None:
         os.replace(old, path)
 
 
-_LEFT: Mapping[str, Callable[[Path, Path], None]] = {"old": _put_back, "writing": lambda half, path: _remove(half)}
+_LEFT: Mapping[str, Callable[[Path, Path], None]] = {
+    "old": _put_back,
+    "writing": lambda half, path: _remove(half),
+    "whole": lambda file, path: _remove(file),  # without its name yet
+}
 """What a killed writer leaves beside a path, by the words in its name, and what becomes of it: (left, path)."""
-_HALF = re.compile(r"^\..+\.writing-\d+$")
+_HALF = re.compile(r"^\..+\.(writing|whole)-\d+$")
 
 
 def remove_folder(path: Path) -> None:
     """Removes a folder so that nobody sees it half removed: it loses its name first."""
-    _clear_beside(path)
+    clear_beside(path)
     gone = path.with_name(f".{path.name}.writing-{os.getpid()}")
     os.replace(path, gone)
-    shutil.rmtree(gone, ignore_errors=True)
+    _remove(gone)
 
 
 def no_space(path: Path, error: OSError) -> UserError:
@@ -202,11 +239,17 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
     Raises UserError when the device is full; then ``path`` is as it was before.
     """
     path = Path(path)
-    with _beside(path) as folder:  # a folder: some writers, such as safetensors, put files of their own beside theirs
-        temporary = folder / path.name
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, path)
+    whole = path.with_name(f".{path.name}.whole-{os.getpid()}")
+    try:
+        with _beside(path) as folder:  # some writers, such as safetensors, put files of their own beside theirs
+            temporary = folder / path.name
+            yield temporary
+            _sync(temporary)
+            os.replace(temporary, whole)
+        os.replace(whole, path)  # at last: what a kill leaves beside a file that is there may be cleared by nobody
+    except BaseException:
+        whole.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager
@@ -222,13 +265,15 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         for file in temporary.rglob("*"):
             if file.is_file():
                 _sync(file)
-        if path.exists():
+        try:
+            os.replace(temporary, path)  # where nothing is or, but on Windows, an empty folder
+        except OSError:
+            if not path.exists():
+                raise
             old = path.with_name(f".{path.name}.old-{os.getpid()}")
             os.replace(path, old)
             os.replace(temporary, path)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(temporary, path)
+            _remove(old)
         _sync(path.parent)
 
 

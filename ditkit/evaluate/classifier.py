@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ditkit.base.errors import UserError, at_least_one
-from ditkit.base.files import atomic_folder, check_folder, write_json
+from ditkit.base.files import atomic_folder, check_folder, clear_beside, write_json
 from ditkit.base.rng import generator
 from ditkit.base.tensors import save_tensors
 from ditkit.evaluate import task as tasks
@@ -240,6 +240,7 @@ def cached_classifier(
     check_folder(Path(folder))
     classes = None if labels is None else num_classes
     wanted = (fingerprint(images, labels), seed, _architecture(WIDTHS), classes)
+    halfway = Path(folder).with_name(f".{Path(folder).name}.safetensors")
     try:
         found = load_classifier(folder)
     except UserError:
@@ -247,15 +248,22 @@ def cached_classifier(
     if found is not None:
         p = found.protocol
         if (p.data, p.seed, p.architecture, p.num_classes) == wanted and p.recipe in map(_recipe, RATES):
+            _clear(halfway, Path(folder))
             found.net.to(device)
             return found
-    halfway = Path(folder).with_name(f".{Path(folder).name}.safetensors")
     trained = train_classifier(
         images, labels, num_classes=num_classes, seed=seed, progress=progress, device=device, halfway=halfway
     )
     trained.save(folder)
-    halfway.unlink(missing_ok=True)
+    _clear(halfway, Path(folder))
     return trained
+
+
+def _clear(halfway: Path, folder: Path) -> None:
+    """Removes what was kept of a training that has ended, and what kills left beside it and the classifier's folder."""
+    for path in (halfway, folder):
+        clear_beside(path)
+    halfway.unlink(missing_ok=True)
 
 
 def default_steps(samples: int, cost: int) -> int:

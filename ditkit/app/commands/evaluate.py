@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from ditkit.app.run import Run
     from ditkit.base.workers import Workers
 
+SHARED = True
+"""Whether the processes that torchrun starts share the command's work."""
+
 
 @dataclass(frozen=True, config=STRICT)
 class Sweep:

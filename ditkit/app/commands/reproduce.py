@@ -16,6 +16,9 @@ from ditkit.app.recipe import Enough
 from ditkit.base.errors import UserError
 from ditkit.train.settings import STRICT, Positive
 
+SHARED = True
+"""Whether the processes that torchrun starts share the command's work."""
+
 
 @dataclass(frozen=True, config=STRICT)
 class Options:

@@ -14,7 +14,7 @@ from ditkit.app.cli import parse
 from ditkit.app.names import named
 from ditkit.app.recipe import Sampling, Tile
 from ditkit.base.errors import UserError
-from ditkit.base.files import check_new_folder
+from ditkit.base.files import check_new_folder, claimed
 from ditkit.train.settings import STRICT, Positive, Probability
 
 Sides: TypeAlias = Positive | tuple[Positive, Positive]
@@ -168,8 +168,9 @@ def main(args: Sequence[str]) -> int:
     classes = parse_classes(options.classes, names) if options.classes is not None else range(len(names))
     labels = model.labels(options.num, classes)
     seeds = range(options.seed, options.seed + options.num)
-    images = model.draw(seeds, labels, sampling, progress="sampling")
-    save_samples(out, images, seeds, labels, npz=options.npz)
+    with claimed(out):
+        images = model.draw(seeds, labels, sampling, progress="sampling")
+        save_samples(out, images, seeds, labels, npz=options.npz)
     print(f"{options.num} images in {out} (grid.png shows them all)")
     if list(model.shape) != model.facts["image_shape"] and run.recipe.data.buckets is None:
         print("the model was trained on images of one size: those of others are seldom as good")

@@ -84,7 +84,7 @@ def main(args: Sequence[str]) -> int:
     from ditkit.app import build, checks
     from ditkit.app.drawn import save_samples
     from ditkit.app.neighbours import check_request, neighbours
-    from ditkit.base.files import check_new_folder
+    from ditkit.base.files import check_new_folder, claimed
     from ditkit.data.loading import load_images
     from ditkit.data.source import open_source
 
@@ -98,6 +98,7 @@ def main(args: Sequence[str]) -> int:
         images.labels, images.classes = None, ()
     model = neighbours(images, build.path(options.noising()), options.k, options.n, build.device(options.device))
     labels = model.labels(options.num, options.classes)
-    save_samples(options.out, model.draw(seeds, labels, options.sampling()), seeds, labels, npz=options.npz)
+    with claimed(options.out):
+        save_samples(options.out, model.draw(seeds, labels, options.sampling()), seeds, labels, npz=options.npz)
     print(f"{options.num} images in {options.out} (grid.png shows them all)")
     return 0
