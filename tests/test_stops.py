@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -372,6 +373,21 @@ def test_a_demo_is_made_by_one_process(demo: Path, run: Path, monkeypatch: pytes
     monkeypatch.setattr("ditkit.app.training.start", lambda recipe, out: shutil.copytree(run, out) and None)
     monkeypatch.setattr("ditkit.app.measuring.reference", measuring)
     refused(ditkit("demo", "--out", demo), "the first is still at it")
+
+
+def test_a_file_system_without_locks_keeps_nobody_from_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    number = errno.ENOLCK
+
+    def lockless(descriptor: int, how: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", lockless)
+    with alone(tmp_path, "no"):
+        pass
+    number = errno.EIO
+    with pytest.raises(OSError, match="Input/output"), alone(tmp_path, "no"):
+        pass
 
 
 def test_a_study_of_solvers_is_made_by_one_process(run: Path, tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from safetensors import SafetensorError
 from ditkit.base.errors import UserError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_LOCKLESS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
+"""What file systems without locks say, such as a cluster's that is mounted so."""
 
 
 def expanded(path: Path | str) -> Path:
@@ -103,7 +105,10 @@ def system_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def alone(folder: Path, refusal: str) -> Iterator[None]:
-    """Within it, no other process is within it for the same folder. UserError with ``refusal`` where one is."""
+    """Within it, no other process is within it for the same folder. UserError with ``refusal`` where one is.
+
+    Where the system or the file system has no locks, nothing is known of others, and nothing refused.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(ImportError):  # a system without such locks
@@ -113,6 +118,9 @@ def alone(folder: Path, refusal: str) -> Iterator[None]:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(refusal) from None
+            except OSError as error:
+                if error.errno not in _LOCKLESS:
+                    raise
             if not (folder.exists() and os.path.samestat(os.fstat(descriptor), folder.stat())):
                 raise UserError(refusal)  # who held it has removed or replaced it: the lock is on what is no more
         yield
