@@ -17,7 +17,7 @@ from ditkit.evaluate.kernels import clip_mmd, kernel_distance, kernel_sums, mmd_
 from ditkit.evaluate.neighbours import density_coverage, precision_recall, reach
 from ditkit.evaluate.scores.distribution import frechet_score
 from ditkit.evaluate.statistics import equal_splits, shuffled_splits
-from ditkit.evaluate.strata import variance
+from ditkit.evaluate.strata import equal_shares, variance
 
 
 def normal(*shape: int, index: int = 0) -> torch.Tensor:
@@ -304,6 +304,13 @@ def test_standard_error_of_a_discrepancy_in_fixed_shares_is_the_spread_over_draw
     errors = torch.tensor([mmd_standard_error(x, y, polynomial, strata=strata) for x in draws[:20]])
     assert 0.75 < errors.mean() / spread < 1.6
     assert torch.tensor([mmd_standard_error(x, y, polynomial) for x in draws[:20]]).mean() > 1.3 * errors.mean()
+
+
+def test_classes_of_files_have_shares_where_they_are_even():
+    for labels, even in (([3, 1, 1, 3, 1], True), ([0, 0, 1], True), ([0, 0, 0, 1], False), ([], False)):
+        found = equal_shares(torch.tensor(labels, dtype=torch.int64))
+        assert (found is not None) is even
+    assert equal_shares(None) is None
 
 
 def test_variance_within_strata():

@@ -26,6 +26,7 @@ from ditkit.data.source import Source, open_source
 from ditkit.encoders.autoencoder import Identity
 from ditkit.evaluate.images import check_values, looked_at
 from ditkit.evaluate.parts import Each, Given
+from ditkit.evaluate.strata import equal_shares
 from ditkit.evaluate.suite import FEWEST
 from ditkit.train.ema import MAIN, decays
 
@@ -214,8 +215,8 @@ class FileSamples:
 
     @property
     def strata(self) -> Tensor | None:
-        """See ``measured.Side``: all classes that they have, also those that the reference has not."""
-        return self.images.labels
+        """See ``measured.Side``: by all classes that they have, also those that the reference has not."""
+        return equal_shares(self.images.labels)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -17,6 +17,7 @@ from ditkit.evaluate.images import check_images, check_labels
 from ditkit.evaluate.networks.network import FeatureNetwork, Taps
 from ditkit.evaluate.points import Points
 from ditkit.evaluate.statistics import Mean, Moments, Rows, SplitEntropies, Statistic, shuffled_splits
+from ditkit.evaluate.strata import equal_shares
 
 BATCH = 256
 
@@ -174,7 +175,7 @@ def measure(
             f"{len(captions)} captions of {len(images)} {what}, expected one for each: give as many, in order"
         )
     side, keep = Side(len(images)), DEFAULT if quantities is None else tuple(quantities)
-    side.strata = labels
+    side.strata = equal_shares(labels)
     starts = range(0, len(images), at_least_one("batch", batch))
     for start in tqdm(starts, "features", delay=2, disable=not progress, leave=False):
         rows = slice(start, start + batch)

@@ -15,6 +15,17 @@ AT_ONCE = 4096
 """Rows that are summed at a time."""
 
 
+def equal_shares(labels: Tensor | None) -> Tensor | None:
+    """The labels (N,) as strata where all classes have as many rows, give or take one; else None.
+
+    Classes that were drawn are not so even, and how uneven they are moves a distance further than all else.
+    """
+    if labels is None or not len(labels):
+        return None
+    sizes = labels.unique(return_counts=True)[1]
+    return labels if int(sizes.max() - sizes.min()) <= 1 else None
+
+
 def variance(values: Tensor, strata: Tensor | None) -> float:
     """Variance of values (N,) float64 about the mean of their stratum; about that of all without strata.
 
