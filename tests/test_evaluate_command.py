@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ditkit.app import likelihood, measuring, references
+from ditkit.app import likelihood, measuring, references, reporting
 from ditkit.app.drawn import save_samples
 from ditkit.app.evaluating import comparison
 from ditkit.app.model import Model, load_model
@@ -396,6 +396,12 @@ def test_a_run_is_measured_in_another_size_than_trainings(copied: Path, mine: Pa
     found = read(copied)
     assert found["protocol"]["size"] == [12, 16]
     assert found["copy_rate"]["samples"] == 20
+    classifier = (copied / "classifier" / "network.safetensors").read_bytes()
+    made(ditkit("evaluate", copied, "--num", 20, "--size", 12, 16))
+    assert (copied / "sizes" / "12x16" / "classifier").is_dir()
+    assert (copied / "classifier" / "network.safetensors").read_bytes() == classifier
+    assert reporting._measured(load_model(open_run(copied))) is None
+    assert reporting._measured(load_model(open_run(copied)).sized((12, 16))) == read(copied)
     assert_refused(ditkit("evaluate", mine, "--size", 9), "--size 9 9", "patch size 4")
     assert_refused(ditkit("evaluate", mine, "--size", 12, "--likelihood", 2), "--likelihood 2 beside --size 12")
     assert_refused(ditkit("evaluate", tmp_path, "--reference", mine, "--size", 12, 16), "leave out --size 12 16")

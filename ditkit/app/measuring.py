@@ -72,15 +72,17 @@ def reference(model: Model, source: str | None, space: Space | None = None) -> R
     """The real images to measure a model against; None: what it was trained on (the held-out ones too).
 
     What it was trained on is cropped as for the training, in the crop's still form, also where it is named.
-    A classifier of them and their statistics are made once and kept in the run's folder.
+    A classifier of them and their statistics are made once and kept in the run's folder, by their size where it is not
+    that of the training.
     """
+    folder, trained = model.run.folder, list(model.shape) == list(model.facts["image_shape"])
     own = model.facts.get("source")  # published weights have none
     return open_reference(
         source or model.facts["source"],
         shape=model.shape,
         classes=model.classes,
         space=space or Space(),
-        folder=model.run.folder,
+        folder=folder if trained else folder / "sizes" / "{}x{}".format(*model.size),
         device=model.device,
         crop=_crop(model.run.recipe.data) if source in (None, own) else CENTRE,
         captioned=False,  # a run's samples are drawn for classes or for nothing

@@ -123,9 +123,10 @@ def _evaluated_against(run: Run) -> str | None:
 
 
 def _measured(model: Model) -> dict[str, Any] | None:
-    """The run's metrics, where they are of this checkpoint."""
+    """The run's metrics, where they are of this checkpoint and of images of this size."""
     found = measuring.read_metrics(model.run)
-    return found if found and found["about"]["step"] == model.step else None
+    same = found and found["about"]["step"] == model.step and found["protocol"].get("size") == list(model.size)
+    return found if same else None
 
 
 def _metrics(model: Model, against: measuring.Reference) -> dict[str, Any]:
