@@ -345,12 +345,12 @@ def test_killed_many_times_equals_uninterrupted(
             number = (out / f"{record.stem}.safetensors").stat().st_ino
             assert finished.setdefault(record.stem, number) == number  # what was finished is not written again
 
-    for k in (1, 2, 3, 4, 2, 3):  # whole, but without its name yet
+    for k in (1, 2, 3, 4, 5, 6, 7, 8, 4, 6):  # whole, but without its name yet
         kill(at=["os.replace", k])
     kill(at=["ditkit.base.tensors.save_file", 2])
     kill(at=["ditkit.data.store.sha256", 2])
     kill(at=["os.fsync", 3])
-    assert codes == [-signal.SIGKILL] * 9
+    assert codes == [-signal.SIGKILL] * 13
     assert 3 <= len(finished) < 8
     refused(train(out, tmp_path / "r"), "is not whole", "of 8 shards", "ditkit encode")
     for _ in range(6):
