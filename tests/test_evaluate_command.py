@@ -216,6 +216,8 @@ def test_the_balls_of_the_reference_are_computed_once(
 
     monkeypatch.setattr(points_module, "squared_neighbours", counted)
     shutil.rmtree(copied / "references", ignore_errors=True)
+    made(ditkit("evaluate", copied, "--num", 20, "--scores", "kernel_distance"))  # needs the same of the reference
+    assert asked == []
     made(ditkit("evaluate", copied, "--num", 20, "--sweep.guidance", 1, 2))
     made(ditkit("evaluate", copied, "--num", 24))
     assert asked == [120]
@@ -369,6 +371,13 @@ def test_what_a_sweep_takes_the_place_of_is_not_silently_unused(mine: Path, tmp_
     shaped = ["--guidance-interval", 0.1, 0.2, "--sweep.guidance", 1, 2, "--sweep.steps", 1]
     made(ditkit("evaluate", mine, "--num", 20, *shaped, "--out", tmp_path))
     assert_refused(ditkit("evaluate", mine, *shaped[:4], 1), "--guidance-interval 0.1 0.2 does nothing")
+
+
+def test_a_grid_is_for_the_solvers_of_a_sweep_that_name_none(copied: Path, tmp_path: Path) -> None:
+    sweep = ["--grid", "quadratic", "--sweep.solver", "ddim", "heun@uniform"]
+    made(ditkit("evaluate", copied, "--num", 20, "--out", tmp_path / "o", *sweep))
+    results = json.loads((tmp_path / "o" / "sweep" / "results.json").read_text())
+    assert [r["protocol"]["sampling"]["grid"] for r in results] == ["quadratic", "uniform"]
 
 
 def test_two_words_for_one_drawing_are_no_sweep(mine: Path, tmp_path: Path) -> None:

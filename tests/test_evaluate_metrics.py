@@ -307,16 +307,22 @@ def test_standard_error_of_a_discrepancy_in_fixed_shares_is_the_spread_over_draw
 
 
 def test_classes_of_files_have_shares_where_they_are_even():
-    for labels, even in (([3, 1, 1, 3, 1], True), ([0, 0, 1], True), ([0, 0, 0, 1], False), ([], False)):
+    for labels, even in (([3, 1, 1, 3, 1], True), ([0, 0, 1], False), ([0, 0, 0, 1, 1], True), ([0] * 9, True)):
         found = equal_shares(torch.tensor(labels, dtype=torch.int64))
-        assert (found is not None) is even
+        assert (found is not None) is even, labels
     assert equal_shares(None) is None
+    assert equal_shares(torch.tensor([])) is None
+    assert equal_shares(torch.arange(50)) is None  # as drawn ones of a thousand classes are
+    numbered = equal_shares(torch.tensor([-1, 10**11, -1, 10**11]))
+    assert numbered is not None
+    assert numbered.tolist() == [0, 1, 0, 1]
 
 
 def test_variance_within_strata():
     values, strata = torch.tensor([1.0, 3, 10, 12, 14]).double(), torch.tensor([5, 5, 2, 2, 2])
     assert variance(values, strata) == pytest.approx((1 + 1 + 4 + 0 + 4) / 3)
     assert variance(values, None) == variance(values, torch.arange(5)) == pytest.approx(values.var().item())
+    assert variance(values, torch.tensor([0, 1, 2, 0, 3])) == variance(values, None)  # too many to know them by
 
 
 def test_influence_is_what_the_bootstrap_tends_to():

@@ -280,6 +280,38 @@ def fill(path: Path) -> None:
         (folder / "one").write_text("1")
 
 
+def test_a_link_to_a_folder_leads_to_what_is_written(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "old").write_text("1")
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    with atomic_folder(tmp_path / "out") as folder:
+        (folder / "new").write_text("2")
+    assert content(tmp_path / "disk") == {"new": b"2"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "out"]
+    with pytest.raises(UserError, match=r"is a link.*name the folder itself"):
+        remove_folder(tmp_path / "out")
+    assert content(tmp_path / "disk") == {"new": b"2"}
+
+
+def test_a_signal_between_the_names_of_a_folder_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "old").write_text("1")
+    replace, calls = os.replace, list[str]()
+
+    def replaced(old: Path, new: Path) -> None:
+        calls.append(Path(old).name)
+        if len(calls) == 3:  # the new one cannot replace it, the old one has gone
+            raise Interrupted("SIGTERM")
+        replace(old, new)
+
+    monkeypatch.setattr("os.replace", replaced)
+    with pytest.raises(Interrupted), atomic_folder(tmp_path / "a") as folder:
+        (folder / "new").write_text("2")
+    assert content(tmp_path) == {"a/old": b"1"}
+
+
 class Barrier:
     """What torch gives for a barrier that is not waited for: all come at the third look, or one is gone."""
 

@@ -130,6 +130,12 @@ def test_rows_in_turn_have_all_classes_in_every_run() -> None:
     few_and_many = torch.tensor([1] * 20 + [7] * 180)
     groups = few_and_many[in_turn(few_and_many, 200)].view(GROUPS, 20)
     assert (groups == 1).sum(1).tolist() == [2] * GROUPS
+    many = torch.arange(200) % 100  # of which a group holds a fifth: not always the same one
+    groups = many[in_turn(many, 200)].view(GROUPS, 20)
+    assert many[in_turn(many, 200)][:100].unique().tolist() == list(range(100))
+    assert (groups < 50).sum(1).tolist() != [20, 20, 10, 0, 0] * 2
+    assert 4 < (groups < 50).sum(1).float().mean() < 16
+    assert int((groups < 50).sum(1).max()) < 20
     unknown = in_turn(None, 200)
     assert torch.equal(unknown.sort().values, torch.arange(200))
     assert turns.sort().values[unknown].view(GROUPS, 20).unique(dim=1).shape[1] > 5

@@ -223,14 +223,14 @@ def _run(args: Sequence[str]) -> int:
         hint = f"; did you mean {close!r}?" if close else ""
         raise UserError(f"unknown command {command!r}: expected one of {', '.join(commands())}{hint}")
     module: Any = importlib.import_module(f"ditkit.app.commands.{command.replace('-', '_')}")
-    if not getattr(module, "SHARED", False):
+    if not getattr(module, "SHARED", False) and not {"-h", "--help"} & set(args):
         _check_one_process(command)
     return module.main(args[1:]) or 0
 
 
 def _check_one_process(command: str) -> None:
     """Raises UserError where torchrun started several processes of a command that does not share its work."""
-    world = os.environ.get("WORLD_SIZE", "1")
+    world = os.environ.get("WORLD_SIZE") or "1"
     if world != "1":
         raise UserError(
             f"WORLD_SIZE is {world}: ditkit {command} works in one process, expected 1; start it without torchrun "

@@ -199,7 +199,7 @@ def metrics_of(said: Reconstructed, space: Space) -> dict[str, Any]:
         sides = [measure(what, x, None, network) for what, x in (("images", images), ("reconstructions", made))]
         distance = compare(sides[0], sides[1], network, scores=["frechet_distance"])
         for name, entry in distance.items():
-            plain = {key: entry[key] for key in entry.keys() - {"standard_error", "error_from"}}
+            plain = {key: value for key, value in entry.items() if key not in ("standard_error", "error_from")}
             metrics[f"r{name}"] = plain | _error_of_pairs(*sides)
     mean, std = statistics(said.net, said.learned)
     metrics["about"] = {"left_out": left_out}

@@ -288,8 +288,8 @@ def _of_images(
     network = network_of(space, images, labels, len(classes), folder, device, check)
     seen = f"{fingerprint}, {len(images)} of {images.shape}, classes {classes if labels is not None else 'none'}"
     fingerprint = reference_fingerprint(seen, network, needed(space.scores))
-    measure = functools.partial(_measure, images, labels, network, space.scores)
-    side = cached_reference(folder / MEASURED, fingerprint, measure)
+    measure = functools.partial(_measure, images, labels, network, needed(space.scores))
+    side = cached_reference(folder / MEASURED, fingerprint, measure, lambda side: prepare(side, space.scores))
     if held is not None:
         side.held.update(held.held)
         side.count = min(side.count, held.count)
@@ -328,13 +328,12 @@ def network_of(
     )
 
 
-def _measure(images: Images, labels: Tensor | None, network: FeatureNetwork, scores: Sequence[str] | None) -> Side:
+def _measure(images: Images, labels: Tensor | None, network: FeatureNetwork, quantities: Sequence[str]) -> Side:
     """The images' side, a batch at a time: they need not fit in memory."""
-    side, quantities = Side(len(images)), needed(scores)
+    side = Side(len(images))
     for rows in tqdm(torch.arange(len(images)).split(BATCH), "features of the reference", delay=2, leave=False):
         batch = images.get(rows)
         observe(side, network, batch, rows, quantities, labels=None if labels is None else labels[rows])
-    prepare(side, scores)
     return side
 
 

@@ -53,7 +53,7 @@ def _remove(path: Path) -> None:
 
 
 def _try_to_remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
@@ -215,7 +215,12 @@ _HALF = re.compile(r"^\..+\.(writing|whole)-\d+$")
 
 
 def remove_folder(path: Path) -> None:
-    """Removes a folder so that nobody sees it half removed: it loses its name first."""
+    """Removes a folder so that nobody sees it half removed: it loses its name first.
+
+    Raises UserError where it is a link to one.
+    """
+    if path.is_symlink():
+        raise UserError(f"{path} is a link: it is not known who else uses the folder; name the folder itself")
     clear_beside(path)
     gone = path.with_name(f".{path.name}.writing-{os.getpid()}")
     os.replace(path, gone)
@@ -264,9 +269,9 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
 def atomic_folder(path: Path | str) -> Iterator[Path]:
     """Gives an empty folder to fill; on leaving without an error it becomes ``path``, replacing a folder there.
 
-    Raises UserError where a file is there.
+    Where a link to a folder is there, the folder that it leads to is replaced. Raises UserError where a file is there.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     check_folder(path)
     with _beside(path) as temporary:
         yield temporary
@@ -279,8 +284,13 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
             if not path.exists():
                 raise
             old = path.with_name(f".{path.name}.old-{os.getpid()}")
-            os.replace(path, old)
-            os.replace(temporary, path)
+            try:
+                os.replace(path, old)
+                os.replace(temporary, path)
+            except BaseException:
+                if old.exists():
+                    _put_back(old, path)
+                raise
             _remove(old)
         _sync(path.parent)
 

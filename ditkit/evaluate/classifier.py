@@ -263,7 +263,8 @@ def _clear(halfway: Path, folder: Path) -> None:
     """Removes what was kept of a training that has ended, and what kills left beside it and the classifier's folder."""
     for path in (halfway, folder):
         clear_beside(path)
-    halfway.unlink(missing_ok=True)
+    if halfway.exists():  # a folder that may only be read does not even let go of what is not there
+        halfway.unlink(missing_ok=True)
 
 
 def default_steps(samples: int, cost: int) -> int:

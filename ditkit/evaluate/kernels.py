@@ -164,7 +164,7 @@ def mmd_standard_error(
     """
     check_features(generated, real, fewest=2)
     chosen = in_turn(strata, len(generated))[:WITNESSES]
-    x, y = generated[chosen], real[in_turn(None, len(real))[:WITNESSES]]
+    x, y = generated[chosen.to(generated.device)], real[in_turn(None, len(real))[:WITNESSES].to(real.device)]
     influences = []
     for start in tqdm(range(0, len(x), BLOCK), "kernel's error", delay=2, disable=not progress, leave=False):
         rows = x[start : start + BLOCK].double()

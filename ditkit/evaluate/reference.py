@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -29,18 +30,30 @@ def reference_fingerprint(images: str, network: FeatureNetwork, quantities: Iter
     return hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()
 
 
-def cached_reference(folder: Path | str, fingerprint: str, make: Callable[[], Side]) -> Side:
+def cached_reference(
+    folder: Path | str,
+    fingerprint: str,
+    make: Callable[[], Side],
+    prepare: Callable[[Side], object] = lambda side: None,
+) -> Side:
     """The side kept in ``folder`` under its fingerprint; else what ``make`` measures, then kept there.
 
     Other fingerprints have other files, so a stale one is never taken; a damaged one is measured again.
+    prepare: computes what is wanted of the side besides, and may not have been when it was kept.
     """
     path = Path(folder) / f"{fingerprint[:16]}.safetensors"
     try:
-        return load_side(path, fingerprint)
+        side = load_side(path, fingerprint)
     except UserError:
         save_side(path, make(), fingerprint)
         # as it is read, also the first time: how a tensor lies in memory moves the last digit of its products
-        return load_side(path, fingerprint)
+        side = load_side(path, fingerprint)
+    kept = side.state.keys()
+    prepare(side)
+    if side.state.keys() != kept:
+        with contextlib.suppress(OSError):  # a folder that may only be read: it is computed again
+            save_side(path, side, fingerprint)
+    return side
 
 
 def save_side(path: Path | str, side: Side, fingerprint: str) -> None:

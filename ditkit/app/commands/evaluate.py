@@ -214,8 +214,8 @@ def _check_model(options: Options, model: Model, variants: Variants) -> None:
 def _check_sweep(options: Options) -> None:
     """Raises UserError for an option that a sweep takes the place of: --weights beside --sweep.weights."""
     none, swept = Options(), dataclasses.asdict(options.sweep)
-    # a solver of the sweep may name its own grid
-    replaced = [*swept.items(), ("grid", tuple(solver for solver in options.sweep.solver if "@" in solver))]
+    own_grids = all("@" in solver for solver in options.sweep.solver)  # a solver of the sweep may name its grid
+    replaced = [*swept.items(), ("grid", options.sweep.solver if own_grids else ())]
     for place, listed in replaced:
         for name in (place, f"{place}_options"):
             given, without = (getattr(o, name, getattr(o.how, name, None)) for o in (options, none))
