@@ -68,6 +68,7 @@ def ratios(reference: Gaussian, samples: list[tuple[Tensor, Tensor]]) -> tuple[f
 
 
 def main() -> None:
+    """Draws the sets and prints the table, a line as each set of draws is done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images")
     parser.add_argument("--draws", type=int, default=100)
